@@ -15,6 +15,7 @@ mod prune;
 mod refusal;
 mod rollout;
 pub mod secrets;
+mod settle;
 mod survey;
 
 pub use cluster::{Cluster, How, MANAGER};

@@ -1,27 +1,16 @@
 //! Bringing a release out: what is applied in which order, how long it is looked at, and what happens when it does not come up.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use futures_util::{StreamExt, stream};
-use tokio::time::Instant;
 
 use crate::cluster::{AT_ONCE, Cluster, How};
 use crate::history::{self, Release, State};
-use crate::look::{self, Look, Seen, Stands, Trouble};
+use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
 use crate::prune::prune;
 use crate::refusal::Refusal;
-
-/// How often a cluster is looked at while something comes up.
-const PAUSE: Duration = Duration::from_millis(500);
-/// A server may be away for so long: one that is upgraded is.
-const AWAY: Duration = Duration::from_secs(60);
-/// What says no deadline of its own comes up within this.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
-/// Of a log, what is shown.
-const LAST_LINES: usize = 20;
 
 /// What is told while it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,86 +228,6 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// Looks at these until all are up, or one cannot be.
-    async fn settle(&mut self, ids: &[Id]) -> Result<(), Fault> {
-        let began = Instant::now();
-        let (mut patience, mut seen_at) = (Patience::default(), began);
-        loop {
-            let now = Instant::now();
-            match self.looks(ids).await {
-                Ok(looks) => {
-                    seen_at = now;
-                    let waits = looks.iter().filter_map(|look| match &look.stands {
-                        Stands::Ready => None,
-                        Stands::Waits(on) => Some((look.what.clone(), on.clone())),
-                        Stands::Trouble(trouble) => Some((look.what.clone(), trouble.to_string())),
-                    });
-                    let waits: Vec<_> = waits.collect();
-                    let Some((first, on)) = waits.first() else { return Ok(()) };
-                    if let Some((what, trouble)) = patience.ends(&looks, now) {
-                        return Err(self.failed(&what, &trouble).await);
-                    }
-                    if now.duration_since(began) > PATIENCE {
-                        return Err(Fault::new(
-                            FaultKind::Failed,
-                            format!("{first} did not come up within 15 minutes"),
-                        )
-                        .caused_by(on.clone()));
-                    }
-                    (self.tell)(Told::Waits(waits));
-                }
-                Err(refusal) if refusal.code() == 0 && now.duration_since(seen_at) < AWAY => {}
-                Err(refusal) => {
-                    return Err(refusal
-                        .fault("what was applied cannot be looked at")
-                        .hint("it goes on without this command: run it again when the cluster is reached"));
-                }
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    async fn looks(&self, ids: &[Id]) -> Result<Vec<Look>, Refusal> {
-        let query = format!("&labelSelector={}", self.owner.selector());
-        let (sets, pods) = (self.cluster.of("apps/v1", "replicasets"), self.cluster.core("pods"));
-        let (sets, pods) = tokio::try_join!(self.cluster.list(&sets, &query), self.cluster.list(&pods, &query))?;
-        let events = match self.cluster.list(&self.cluster.core("events"), "&fieldSelector=type%3DWarning").await {
-            Ok(events) => events,
-            Err(refusal) if refusal.is_forbidden() => Vec::new(),
-            Err(refusal) => return Err(refusal),
-        };
-        let mut looks = Vec::new();
-        for id in ids {
-            let path = self.cluster.path(id).unwrap_or_default();
-            let workload = self.cluster.get(&path).await?;
-            looks.push(look::look(Seen { workload: &workload, sets: &sets, pods: &pods, events: &events }));
-        }
-        Ok(looks)
-    }
-
-    async fn failed(&self, what: &str, trouble: &Trouble) -> Fault {
-        let fault = Fault::new(FaultKind::Failed, format!("{what} does not come up"))
-            .caused_by(trouble.to_string())
-            .hint(trouble.kind.hint());
-        match self.last_words(trouble).await {
-            Some(words) => fault.said(words.as_bytes()),
-            None => fault,
-        }
-    }
-
-    async fn last_words(&self, trouble: &Trouble) -> Option<String> {
-        let (pod, container) = trouble.pod.as_ref()?;
-        for previous in [true, false] {
-            let path = format!("pods/{pod}/log?container={container}&tailLines={LAST_LINES}&previous={previous}");
-            if let Some(words) =
-                self.cluster.text(&self.cluster.core(&path)).await.ok().filter(|words| !words.trim().is_empty())
-            {
-                return Some(words);
-            }
-        }
-        None
-    }
-
     /// It is up: the one before is no longer needed, nor is what it alone consisted of.
     async fn takes_over(&mut self, mut release: Release, releases: Vec<Release>) -> Result<(), Fault> {
         release.state = State::Serves;
@@ -413,60 +322,7 @@ impl Rollout<'_> {
 /// What a way back undoes.
 const UNDONE: &[Stage] = &[Stage::Config, Stage::Workload, Stage::Edge, Stage::Watch];
 
-/// For how long things have been wrong.
-#[derive(Debug, Default)]
-struct Patience {
-    since: BTreeMap<String, (look::Kind, Instant)>,
-}
-
-impl Patience {
-    /// The first workload that has been in one kind of trouble for longer than that may last.
-    fn ends(&mut self, looks: &[Look], now: Instant) -> Option<(String, Trouble)> {
-        let mut over = None;
-        for look in looks {
-            let Stands::Trouble(trouble) = &look.stands else {
-                self.since.remove(&look.what);
-                continue;
-            };
-            let since = match self.since.get(&look.what) {
-                Some((kind, since)) if *kind == trouble.kind => *since,
-                Some(_) | None => now,
-            };
-            self.since.insert(look.what.clone(), (trouble.kind, since));
-            if over.is_none() && now.duration_since(since) >= trouble.kind.patience() {
-                over = Some((look.what.clone(), trouble.clone()));
-            }
-        }
-        over
-    }
-}
-
 /// In milliseconds since 1970.
 pub fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::look::Kind;
-
-    fn in_trouble(kind: Kind) -> Look {
-        let trouble = Trouble { kind, said: String::new(), pod: None };
-        Look { what: "web".to_owned(), stands: Stands::Trouble(trouble) }
-    }
-
-    #[test]
-    fn trouble_that_passes_is_waited_for_and_trouble_that_lasts_is_not() {
-        let (mut patience, start) = (Patience::default(), Instant::now());
-        let mut at = |seconds, look: Look| patience.ends(&[look], start + Duration::from_secs(seconds)).is_some();
-        assert!(!at(0, in_trouble(Kind::Quota)));
-        assert!(!at(14, in_trouble(Kind::Quota)));
-        assert!(!at(15, in_trouble(Kind::Unschedulable)), "it is another kind, and begins anew");
-        assert!(!at(20, in_trouble(Kind::Quota)));
-        assert!(!at(30, Look { what: "web".to_owned(), stands: Stands::Waits("1 of 2 ready".to_owned()) }));
-        assert!(!at(40, in_trouble(Kind::Quota)), "it had passed");
-        assert!(at(55, in_trouble(Kind::Quota)));
-        assert!(at(60, in_trouble(Kind::Standards)), "no pod is let in by waiting");
-    }
 }
