@@ -237,6 +237,41 @@ fn kubernetes_a_release_that_does_not_come_up_is_taken_back() {
 }
 
 #[test]
+fn kubernetes_another_environment_is_not_taken_and_what_was_there_before_stays() {
+    cluster().namespace("shared", "restricted");
+    let who = Who::admin("shared");
+    let folder = example(&who.bowline, "hello");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let mut staging = deploy(&folder, "hello", "2");
+    staging[3] = "staging".to_owned();
+    staging.push("--take-over".to_owned());
+    let said = who.fails(&words(&staging), 3);
+    assert!(said.contains("Deployment/hello-web is of production/hello"), "{said}");
+    assert!(said.contains("nothing was applied") && said.contains("one namespace has one environment"), "{said}");
+    let web = deployment("shared", "hello-web");
+    assert_eq!(web["metadata"]["labels"]["bowline.dev/env"], "production");
+    assert!(image_of(&web).ends_with(&"1".repeat(64)));
+
+    // What `kubectl` has applied is adopted, and outlives a first release that does not come up.
+    cluster().namespace("adopted", "restricted");
+    let (who, admin) = (Who::admin("adopted"), &cluster().admin);
+    let args = ["--json", "render", "kubernetes", path(&folder), "--env", "production", "--image", &image("web", "1")];
+    let rendered = who.bowline.command(&args).output().expect("the binary runs");
+    let rendered: Value = serde_json::from_slice(&rendered.stdout).expect("JSON");
+    let web = rendered["objects"].as_array().expect("objects").iter().find(|one| one["kind"] == "Deployment");
+    admin.apply("/apis/apps/v1/namespaces/adopted/deployments/hello-web", "kubectl", web.expect("it is served")).done();
+    cluster().kubelet.let_pods("adopted", "hello-web", Fate::Ends(3), "");
+    let mut takes = deploy(&folder, "hello", "2");
+    takes.push("--take-over".to_owned());
+    let said = who.fails(&words(&takes), 1);
+    assert!(said.contains("Deployment/hello-web was there before the first release, and stays"), "{said}");
+    assert!(said.contains("what was there before it stays, as this release has set it"), "{said}");
+    let web = deployment("adopted", "hello-web");
+    assert_eq!(web["metadata"]["annotations"]["bowline.dev/found"], "true");
+    assert_eq!(admin.get("/api/v1/namespaces/adopted/services/hello-web").status, 404, "the release made it");
+}
+
+#[test]
 fn kubernetes_what_a_cluster_lacks_is_said_before_anything_is_applied() {
     let (who, admin) = (Who::admin("lacking"), &cluster().admin);
     let folder = example(&who.bowline, "hello");

@@ -22,6 +22,9 @@ pub(crate) const AT_ONCE: usize = 8;
 /// A server that does not take a connection for so long is not there.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Of an object that was there before the app's first release: nothing here deletes it.
+const FOUND: &str = "bowline.dev/found";
+
 const JSON: &str = "application/json";
 /// As server-side apply takes it; JSON is YAML.
 const APPLY: &str = "application/apply-patch+yaml";
@@ -50,6 +53,16 @@ impl std::fmt::Debug for Cluster {
             .field("namespace", &self.namespace)
             .finish_non_exhaustive()
     }
+}
+
+/// What became of an object that nobody wants any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    Done,
+    /// It is not there, or another's.
+    NotOurs,
+    /// It was there before the app's first release, and stays.
+    Found,
 }
 
 /// How an object is written.
@@ -220,16 +233,27 @@ impl Cluster {
         self.ask(Method::PATCH, &path, APPLY, Some(&object.body)).await
     }
 
-    /// Deletes what is of this owner. `false`: it is not there, or not theirs.
-    pub async fn delete(&self, id: &Id, owner: &Owner) -> Result<bool, Refusal> {
-        let Some(path) = self.path(id) else { return Ok(false) };
-        let Some(now) = self.find(&path).await?.filter(|object| owner.has(object)) else { return Ok(false) };
+    /// Marks what was there before the app's first release.
+    pub(crate) async fn mark_found(&self, id: &Id) -> Result<(), Refusal> {
+        let Some(path) = self.path(id) else { return Ok(()) };
+        self.merge(&path, &json!({ "metadata": { "annotations": { FOUND: "true" } } })).await.map(drop)
+    }
+
+    /// Deletes what is of this owner.
+    pub async fn delete(&self, id: &Id, owner: &Owner) -> Result<Deletion, Refusal> {
+        let Some(path) = self.path(id) else { return Ok(Deletion::NotOurs) };
+        let Some(now) = self.find(&path).await?.filter(|object| owner.has(object)) else {
+            return Ok(Deletion::NotOurs);
+        };
+        if !now["metadata"]["annotations"][FOUND].is_null() {
+            return Ok(Deletion::Found);
+        }
         // Whatever has become of it meanwhile is another object.
         let uid = json!({ "uid": now["metadata"]["uid"] });
         let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "preconditions": uid });
         match self.ask(Method::DELETE, &path, JSON, Some(&options)).await {
-            Ok(_) => Ok(true),
-            Err(refusal) if refusal.is_absent() || refusal.is_taken() => Ok(false),
+            Ok(_) => Ok(Deletion::Done),
+            Err(refusal) if refusal.is_absent() || refusal.is_taken() => Ok(Deletion::NotOurs),
             Err(refusal) => Err(refusal),
         }
     }

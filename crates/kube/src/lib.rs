@@ -18,7 +18,7 @@ pub mod secrets;
 mod settle;
 mod survey;
 
-pub use cluster::{Cluster, How, MANAGER};
+pub use cluster::{Cluster, Deletion, How, MANAGER};
 pub use exec::{End, Session};
 pub use object::{Id, Object, Owner, Stage};
 pub use prune::{Prune, prune};

@@ -38,6 +38,12 @@ pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
     prune
 }
 
+/// Whether no release has ever made it. Secrets are made beside releases.
+pub(crate) fn is_foreign(id: &Id, releases: &[Release]) -> bool {
+    let mut known = releases.iter().flat_map(|release| &release.objects);
+    !is_secret(id) && !known.any(|object| object.id().is_same(id))
+}
+
 fn is_secret(id: &Id) -> bool {
     id.group.is_empty() && id.kind == "Secret"
 }
@@ -77,6 +83,17 @@ mod tests {
         let found = prune(&new, &known);
         assert_eq!(names(&found.go), ["Ingress/shop-main", "Deployment/shop-worker", "ConfigMap/shop-web-1"]);
         assert_eq!(names(&found.stay), ["PersistentVolumeClaim/shop-files"]);
+    }
+
+    #[test]
+    fn what_no_release_has_made_was_there_before() {
+        let known = [release(1, State::Rejected, vec![object(Stage::Workload, "apps/v1", "Deployment", "shop-web")])];
+        let check = |api: &str, kind: &str, name: &str, expected: bool| {
+            assert_eq!(is_foreign(&object(Stage::Workload, api, kind, name).id(), &known), expected, "{name}");
+        };
+        check("apps/v1", "Deployment", "shop-web", false);
+        check("apps/v1", "Deployment", "shop-worker", true);
+        check("v1", "Secret", "shop-token-1", false);
     }
 
     #[test]

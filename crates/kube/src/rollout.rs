@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use bowline_core::fault::{Fault, FaultKind};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
 
-use crate::cluster::{AT_ONCE, Cluster, How};
+use crate::cluster::{AT_ONCE, Cluster, Deletion, How};
 use crate::history::{self, Release, State};
 use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
-use crate::prune::prune;
+use crate::prune::{is_foreign, prune};
 use crate::refusal::Refusal;
 
 /// What is told while it goes on.
@@ -65,7 +66,7 @@ impl Rollout<'_> {
     /// Something of it is refused, and nothing was applied; or it did not come up, and was taken back.
     pub async fn deploy(&mut self, order: Order) -> Result<Done, Fault> {
         let releases = self.releases().await?;
-        self.judge(&order).await?;
+        let there = self.judge(&order).await?;
         let serving = history::serving(&releases).filter(|serving| serving.objects == order.objects);
         let same = serving.is_some();
         let release = match serving {
@@ -73,7 +74,11 @@ impl Rollout<'_> {
             None => self.record(&releases, &order).await?,
         };
         (self.tell)(Told::Starting);
-        match self.bring(&release.objects, &Stage::ALL, order.take_over).await {
+        let brought = match self.mark(&there, &releases).await {
+            Ok(()) => self.bring(&release.objects, &Stage::ALL, order.take_over).await,
+            Err(fault) => Err(fault),
+        };
+        match brought {
             Ok(()) => {
                 let number = release.number;
                 if !same {
@@ -147,17 +152,59 @@ impl Rollout<'_> {
         learned.map_err(|refusal| refusal.fault(format!("{} does not say what it serves", self.cluster.target())))
     }
 
-    /// Lets the server judge all of it first, so that half a release is not applied.
-    async fn judge(&mut self, order: &Order) -> Result<(), Fault> {
+    /// What of these is there now. What may not be read is not seen.
+    async fn there(&self, objects: &[Object]) -> Result<Vec<(Id, Value)>, Fault> {
+        let cluster = &*self.cluster;
+        let ask = |object: &Object| {
+            let id = object.id();
+            async move {
+                let Some(path) = cluster.path(&id) else { return Ok(None) };
+                match cluster.find(&path).await {
+                    Ok(found) => Ok(found.map(|found| (id, found))),
+                    Err(refusal) if refusal.is_forbidden() => Ok(None),
+                    Err(refusal) => Err(refusal.fault(format!("{id} cannot be looked at"))),
+                }
+            }
+        };
+        let found: Vec<Option<(Id, Value)>> = stream::iter(objects).map(ask).buffered(AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Keeps what was there before the first release from being deleted by any.
+    async fn mark(&self, there: &[(Id, Value)], releases: &[Release]) -> Result<(), Fault> {
+        for (id, _) in there.iter().filter(|(id, _)| is_foreign(id, releases)) {
+            let marked = self.cluster.mark_found(id).await;
+            marked.map_err(|refusal| refusal.fault(format!("{id} was there before and cannot be marked as such")))?;
+        }
+        Ok(())
+    }
+
+    /// Nothing of another app or environment is taken, whatever is taken over.
+    fn is_free(&self, there: &[(Id, Value)]) -> Result<(), Fault> {
+        let others = there.iter().filter_map(|(id, now)| Some((id, self.owner.other_than(now)?)));
+        let others: Vec<String> = others.map(|(id, whose)| format!("{id} is of {whose}")).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("what {} is made of is another's in {}; nothing was applied", self.owner, self.cluster.target());
+        let fault = others.into_iter().fold(Fault::new(FaultKind::Refused, message), Fault::caused_by);
+        Err(fault.hint("one namespace has one environment of an app: say another, --to kubernetes:CONTEXT/NAMESPACE"))
+    }
+
+    /// Lets the server judge all of it first, so that half a release is not applied. What is there of it now is returned.
+    async fn judge(&mut self, order: &Order) -> Result<Vec<(Id, Value)>, Fault> {
         (self.tell)(Told::Checking);
         self.learn(&order.objects).await?;
+        let there = self.there(&order.objects).await?;
+        self.is_free(&there)?;
         let cluster = &*self.cluster;
         let how = How { dry: true, take_over: order.take_over };
         let ask = |object| async move { (object, cluster.apply(object, how).await) };
         let answers: Vec<(&Object, _)> = stream::iter(&order.objects).map(ask).buffered(AT_ONCE).collect().await;
         let refused: Vec<(Id, Refusal)> =
             answers.into_iter().filter_map(|(object, answer)| Some((object.id(), answer.err()?))).collect();
-        let Some((_, first)) = refused.first() else { return Ok(()) };
+        let Some((_, first)) = refused.first() else { return Ok(there) };
         let conflicts: Vec<String> = refused
             .iter()
             .flat_map(|(id, refusal)| {
@@ -258,17 +305,23 @@ impl Rollout<'_> {
     }
 
     /// What the releases before have made and this one does not want. What cannot be removed is said, and in the way of nothing.
-    async fn remove(&mut self, wanted: &[Object], releases: &[Release]) {
+    /// `true`: something that was there before the first one stays.
+    async fn remove(&mut self, wanted: &[Object], releases: &[Release]) -> bool {
         let found = prune(wanted, releases);
         let note = |text: String| Told::Note { service: None, text };
         if let Err(fault) = self.cluster.learn(found.go.iter().chain(&found.stay)).await {
             (self.tell)(note(format!("what is not wanted any more is left: {fault}")));
-            return;
+            return false;
         }
+        let mut stays = false;
         for id in &found.go {
             match self.cluster.delete(id, self.owner).await {
-                Ok(true) => (self.tell)(note(format!("removed {id}"))),
-                Ok(false) => {}
+                Ok(Deletion::Done) => (self.tell)(note(format!("removed {id}"))),
+                Ok(Deletion::NotOurs) => {}
+                Ok(Deletion::Found) => {
+                    stays = true;
+                    (self.tell)(note(format!("{id} was there before the first release, and stays")));
+                }
                 Err(refusal) => (self.tell)(note(format!("{id} is not wanted any more and stays: {refusal}"))),
             }
         }
@@ -280,38 +333,35 @@ impl Rollout<'_> {
                 (self.tell)(note(format!("{id} is not wanted any more and stays, it holds data: {remove}")));
             }
         }
+        stays
     }
 
     /// It did not come up. What served is put back as it was, then what this one alone has made goes.
     async fn take_back(&mut self, mut release: Release, releases: Vec<Release>, why: Fault) -> Fault {
         let number = release.number;
-        let text = |text: String| Told::Note { service: None, text };
         let because =
             why.causes.first().map_or_else(|| why.message.clone(), |cause| format!("{}: {cause}", why.message));
-        (self.tell)(text(format!("release {number} is taken back: {because}")));
+        (self.tell)(Told::Note { service: None, text: format!("release {number} is taken back: {because}") });
         (release.state, release.why) = (State::Rejected, Some(because));
         let before = history::serving(&releases).cloned();
-        let mut fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
-        let put_back = match &before {
-            Some(before) => self.learn(&before.objects).await.and(self.bring(&before.objects, UNDONE, true).await),
-            None => Ok(()),
-        };
-        match (&before, put_back) {
-            (Some(before), Ok(())) => {
-                fault = fault.caused_by(format!("it was taken back, and release {} serves as before", before.number));
-            }
-            (None, Ok(())) => fault = fault.caused_by("it was taken back, and nothing served before it"),
-            (Some(before), Err(error)) => {
+        let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
+        if let Some(before) = &before {
+            let put_back = self.learn(&before.objects).await.and(self.bring(&before.objects, UNDONE, true).await);
+            if let Err(error) = put_back {
                 let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
                 return fault
                     .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message));
             }
-            (None, Err(_)) => {}
         }
         let mut known = releases;
         known.push(release.clone());
         let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
-        self.remove(kept, &known).await;
+        let stays = self.remove(kept, &known).await;
+        let fault = fault.caused_by(match (&before, stays) {
+            (Some(before), _) => format!("it was taken back, and release {} serves as before", before.number),
+            (None, false) => "it was taken back, and nothing served before it".to_owned(),
+            (None, true) => "it was taken back; what was there before it stays, as this release has set it".to_owned(),
+        });
         match self.keep(&release).await {
             Ok(()) => fault,
             Err(error) => fault.caused_by(error.message),
