@@ -136,12 +136,19 @@ pub fn serving(releases: &[Release]) -> Option<&Release> {
     all.max_by_key(|release| (release.served, release.number))
 }
 
-/// Which one is gone back to: that of this number, else the one that served last before the one that does.
+/// Whether one has begun to come out and has not come to its end: it was cut off, or could not be taken back.
+pub fn is_unfinished(releases: &[Release]) -> bool {
+    releases.iter().any(|release| release.state == State::Pending)
+}
+
+/// Which one is gone back to: that of this number, else the one that served last before the one that does. Where another has begun
+/// and not come to its end, it is the one that serves.
 ///
 /// # Errors
 /// There is none.
 pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> Result<&'a Release, Fault> {
-    let now = serving(releases).map(|release| release.number);
+    let serves = serving(releases);
+    let now = serves.filter(|_| !is_unfinished(releases)).map(|release| release.number);
     let invalid = |message: String| {
         Fault::new(FaultKind::Invalid, message)
             .hint(format!("`bowline releases {} --env {}` lists them", owner.app, owner.env))
@@ -164,6 +171,7 @@ pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> 
         None => {
             let served = releases.iter().filter(|release| release.state == State::Served);
             let last = served.max_by_key(|release| (release.served, release.number));
+            let last = serves.filter(|_| is_unfinished(releases)).or(last);
             last.ok_or_else(|| invalid(format!("no release of {owner} has served before this one")))
         }
     }
@@ -220,6 +228,23 @@ mod tests {
         check(Some(4), None);
         check(Some(9), None);
         assert!(back(&all[3..], &shop(), None).is_err(), "there was none before it");
+    }
+
+    #[test]
+    fn from_a_release_that_was_cut_off_the_way_back_leads_to_the_one_that_serves() {
+        let all = [
+            release(1, State::Served, Some(50)),
+            release(2, State::Serves, Some(60)),
+            release(3, State::Pending, None),
+        ];
+        let check = |all: &[Release], wanted, expected: Option<u32>| {
+            assert_eq!(back(all, &shop(), wanted).ok().map(|one| one.number), expected)
+        };
+        check(&all, None, Some(2));
+        check(&all, Some(2), Some(2));
+        check(&all, Some(1), Some(1));
+        check(&all, Some(3), None);
+        check(&all[2..], None, None);
     }
 
     #[test]

@@ -69,8 +69,10 @@ impl Rollout<'_> {
         let there = self.judge(&order).await?;
         let serving = history::serving(&releases).filter(|serving| serving.objects == order.objects);
         let same = serving.is_some();
-        let release = match serving {
-            Some(serving) => serving.clone(),
+        // What was cut off is taken up again by the same objects.
+        let begun = releases.last().filter(|last| last.state == State::Pending && last.objects == order.objects);
+        let release = match serving.or(begun) {
+            Some(known) => known.clone(),
             None => self.record(&releases, &order).await?,
         };
         (self.tell)(Told::Starting);
@@ -81,7 +83,7 @@ impl Rollout<'_> {
         match brought {
             Ok(()) => {
                 let number = release.number;
-                if !same {
+                if !same || history::is_unfinished(&releases) {
                     self.takes_over(release, releases).await?;
                 }
                 Ok(Done { release: number, same })
@@ -277,11 +279,16 @@ impl Rollout<'_> {
 
     /// It is up: the one before is no longer needed, nor is what it alone consisted of.
     async fn takes_over(&mut self, mut release: Release, releases: Vec<Release>) -> Result<(), Fault> {
-        release.state = State::Serves;
+        (release.state, release.why) = (State::Serves, None);
         release.served = Some(now_ms());
         self.keep(&release).await?;
         for before in releases.iter().filter(|one| one.state == State::Serves && one.number != release.number) {
             self.keep(&Release { state: State::Served, ..before.clone() }).await?;
+        }
+        let unfinished = releases.iter().filter(|one| one.state == State::Pending && one.number != release.number);
+        for other in unfinished {
+            let why = other.why.clone().unwrap_or_else(|| "it was cut off before it served".to_owned());
+            self.keep(&Release { state: State::Rejected, why: Some(why), ..other.clone() }).await?;
         }
         self.remove(&release.objects, &releases).await;
         let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != release.number).collect();
@@ -342,17 +349,21 @@ impl Rollout<'_> {
         let because =
             why.causes.first().map_or_else(|| why.message.clone(), |cause| format!("{}: {cause}", why.message));
         (self.tell)(Told::Note { service: None, text: format!("release {number} is taken back: {because}") });
-        (release.state, release.why) = (State::Rejected, Some(because));
+        release.why = Some(because);
         let before = history::serving(&releases).cloned();
         let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
         if let Some(before) = &before {
             let put_back = self.learn(&before.objects).await.and(self.bring(&before.objects, UNDONE, true).await);
             if let Err(error) = put_back {
                 let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
-                return fault
-                    .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message));
+                let fault = fault
+                    .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message))
+                    .hint(format!("when that is mended: bowline rollback {} --env {}", self.owner.app, self.owner.env));
+                // It stays pending: what it has made is not yet taken back.
+                return self.ended(&release, fault).await;
             }
         }
+        release.state = State::Rejected;
         let mut known = releases;
         known.push(release.clone());
         let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
@@ -362,7 +373,12 @@ impl Rollout<'_> {
             (None, false) => "it was taken back, and nothing served before it".to_owned(),
             (None, true) => "it was taken back; what was there before it stays, as this release has set it".to_owned(),
         });
-        match self.keep(&release).await {
+        self.ended(&release, fault).await
+    }
+
+    /// What became of it is kept, if it can be.
+    async fn ended(&self, release: &Release, fault: Fault) -> Fault {
+        match self.keep(release).await {
             Ok(()) => fault,
             Err(error) => fault.caused_by(error.message),
         }
