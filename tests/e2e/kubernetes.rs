@@ -237,6 +237,32 @@ fn kubernetes_a_release_that_does_not_come_up_is_taken_back() {
 }
 
 #[test]
+fn kubernetes_a_database_that_does_not_come_up_is_put_back() {
+    cluster().namespace("database", "restricted");
+    let (who, admin) = (Who::admin("database"), &cluster().admin);
+    let folder = example(&who.bowline, "users");
+    who.does(&words(&deploy(&folder, "users", "1")));
+    let [pod, set] = [
+        "/api/v1/namespaces/database/pods/users-postgres-db-0",
+        "/apis/apps/v1/namespaces/database/statefulsets/users-postgres-db",
+    ];
+    let image_of_pod =
+        || admin.get(pod).value["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+    cluster().kubelet.let_pods("database", "users-postgres-db", Fate::ImageMissing, "");
+    let said = std::thread::scope(|scope| {
+        let second = scope.spawn(|| who.fails(&words(&deploy(&folder, "users", "2")), 1));
+        wait("the new pod is there", SOON, || image_of_pod().ends_with(&"2".repeat(64)).then_some(()));
+        // Nothing but its end brings the pod before back: the cluster waits for it for ever.
+        wait("it has made way", SOON, || image_of_pod().ends_with(&"1".repeat(64)).then_some(()));
+        cluster().kubelet.let_pods("database", "users-postgres-db", Fate::Well, "");
+        second.join().expect("it has ended")
+    });
+    assert!(said.contains("it was taken back, and release 1 serves"), "{said}");
+    assert!(image_of(&admin.get(set).done()).ends_with(&"1".repeat(64)));
+    wait("it serves", SOON, || (admin.get(set).done()["status"]["readyReplicas"] == 1).then_some(()));
+}
+
+#[test]
 fn kubernetes_another_environment_is_not_taken_and_what_was_there_before_stays() {
     cluster().namespace("shared", "restricted");
     let who = Who::admin("shared");

@@ -56,13 +56,15 @@ pub enum Kind {
     Deadline,
     /// A job, whose command failed.
     Failed,
+    /// A pod of another revision, which who deploys may not delete.
+    InTheWay,
 }
 
 impl Kind {
     /// How long it may last before the release is taken back: what may pass by itself is waited for.
     pub fn patience(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed => 0,
+            Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed | Self::InTheWay => 0,
             // Pulled twice in vain: a registry that was away is asked again within that.
             Self::Image => 5,
             Self::Configuration | Self::Refused => 10,
@@ -89,6 +91,7 @@ impl Kind {
             }
             Self::Deadline => "its pods run and are not ready: `health` asks what the service must answer",
             Self::Failed => "the end of what it wrote stands above",
+            Self::InTheWay => "whoever may delete pods removes it, then run this again",
         }
     }
 
@@ -105,6 +108,7 @@ impl Kind {
             Self::Storage => "its volumes are not there",
             Self::Deadline => "it did not become ready in time",
             Self::Failed => "it failed",
+            Self::InTheWay => "a pod is in its way",
         }
     }
 }
@@ -128,6 +132,27 @@ pub fn look(seen: Seen<'_>) -> Look {
         _ => Stands::Ready,
     };
     Look { what, stands }
+}
+
+/// A pod of another revision of a StatefulSet that does not come up: it is waited for, not replaced, whatever is applied.
+pub fn stuck_before(seen: Seen<'_>) -> Option<String> {
+    let (now, status) = (seen.workload, &seen.workload["status"]);
+    let is_seen = number(&status["observedGeneration"]) >= number(&now["metadata"]["generation"]);
+    if now["kind"] != "StatefulSet" || !is_seen {
+        return None;
+    }
+    let older = |pod: &&Value| is_of(pod, &now["metadata"]["uid"]) && !is_of_revision(pod, status) && is_alive(pod);
+    let stuck = seen.pods.iter().filter(older).find(|pod| wrong(&[pod], seen.events).is_some());
+    stuck.map(|pod| text(&pod["metadata"]["name"]).to_owned())
+}
+
+/// Of the revision that a StatefulSet is to have.
+fn is_of_revision(pod: &Value, status: &Value) -> bool {
+    pod["metadata"]["labels"]["controller-revision-hash"] == status["updateRevision"]
+}
+
+fn is_alive(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// Whether it is looked at: kinds that come up by themselves after they were applied.
@@ -171,10 +196,7 @@ fn newest<'a>(seen: Seen<'a>) -> Vec<&'a Value> {
     let (uid, revision) = (&seen.workload["metadata"]["uid"], &seen.workload["metadata"]["annotations"][REVISION]);
     let is_newest = |set: &&Value| is_of(set, uid) && set["metadata"]["annotations"][REVISION] == *revision;
     let Some(set) = seen.sets.iter().find(is_newest) else { return Vec::new() };
-    seen.pods
-        .iter()
-        .filter(|pod| is_of(pod, &set["metadata"]["uid"]) && pod["metadata"]["deletionTimestamp"].is_null())
-        .collect()
+    seen.pods.iter().filter(|pod| is_of(pod, &set["metadata"]["uid"]) && is_alive(pod)).collect()
 }
 
 fn stateful(seen: Seen<'_>) -> Stands {
@@ -304,7 +326,7 @@ fn first(pods: &[&Value]) -> Option<(String, String)> {
 }
 
 pub fn is_ready(pod: &Value) -> bool {
-    condition(&pod["status"], "Ready", "True").is_some() && pod["metadata"]["deletionTimestamp"].is_null()
+    condition(&pod["status"], "Ready", "True").is_some() && is_alive(pod)
 }
 
 /// What a condition says that has this value.
@@ -447,6 +469,37 @@ mod tests {
         check("pods \"a\" is forbidden: exceeded quota: few, requested: pods=1", Kind::Quota);
         check("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot", Kind::Standards);
         check("admission webhook \"policy\" denied the request", Kind::Refused);
+    }
+
+    fn database(generation: i64) -> Value {
+        json!({
+            "kind": "StatefulSet", "metadata": { "name": "shop-db", "uid": "s", "generation": generation }, "spec": { "replicas": 1 },
+            "status": { "observedGeneration": 2, "updateRevision": "new", "currentRevision": "old", "updatedReplicas": 0 },
+        })
+    }
+
+    fn of_revision(revision: &str, status: Value) -> Value {
+        let mut one = pod("s", &format!("shop-db-{revision}"), status);
+        one["metadata"]["labels"] = json!({ "controller-revision-hash": revision });
+        one
+    }
+
+    #[test]
+    fn a_pod_of_another_revision_that_is_stuck_is_found() {
+        let check = |generation: i64, pods: &[Value], expected: Option<&str>| {
+            let workload = database(generation);
+            let seen = Seen { workload: &workload, sets: &[], pods, events: &[] };
+            assert_eq!(stuck_before(seen).as_deref(), expected);
+        };
+        let missing = || waiting("ImagePullBackOff", json!({}));
+        let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
+        check(2, &[of_revision("old", missing())], Some("shop-db-old"));
+        check(3, &[of_revision("old", missing())], None);
+        check(2, &[of_revision("new", missing())], None);
+        check(2, &[of_revision("old", ready)], None);
+        let mut ending = of_revision("old", missing());
+        ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        check(2, &[ending], None);
     }
 
     #[test]

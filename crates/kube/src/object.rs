@@ -47,7 +47,7 @@ impl fmt::Display for Id {
 pub enum Stage {
     /// Configuration, accounts and the rules of the network.
     Config,
-    /// Volumes and databases: never undone.
+    /// Volumes and databases: what holds data is never undone.
     Data,
     /// What runs once before the release: never repeated, never undone.
     Before,

@@ -30,7 +30,7 @@ pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
         if !is_new || wanted.iter().any(|one| one.is_same(&id)) || is_secret(&id) {
             continue;
         }
-        match DATA.contains(&(id.group.as_str(), id.kind.as_str())) {
+        match is_data(&id) {
             true => prune.stay.push(id),
             false => prune.go.push(id),
         }
@@ -42,6 +42,11 @@ pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
 pub(crate) fn is_foreign(id: &Id, releases: &[Release]) -> bool {
     let mut known = releases.iter().flat_map(|release| &release.objects);
     !is_secret(id) && !known.any(|object| object.id().is_same(id))
+}
+
+/// Whether it holds data of people.
+pub(crate) fn is_data(id: &Id) -> bool {
+    DATA.contains(&(id.group.as_str(), id.kind.as_str()))
 }
 
 fn is_secret(id: &Id) -> bool {

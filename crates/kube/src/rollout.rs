@@ -10,7 +10,7 @@ use crate::cluster::{AT_ONCE, Cluster, Deletion, How};
 use crate::history::{self, Release, State};
 use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
-use crate::prune::{is_foreign, prune};
+use crate::prune::{is_data, is_foreign, prune};
 use crate::refusal::Refusal;
 
 /// What is told while it goes on.
@@ -103,7 +103,9 @@ impl Rollout<'_> {
         let order = Order { objects: target.objects.clone(), images: target.images.clone(), take_over };
         self.judge(&order).await?;
         (self.tell)(Told::Starting);
-        self.bring(&target.objects, UNDONE, take_over).await?;
+        // One that has not come to its end may have left the servers of databases half changed.
+        let way = if history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
+        self.bring(&way.objects(&target.objects), &Stage::ALL, take_over).await?;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
@@ -353,7 +355,11 @@ impl Rollout<'_> {
         let before = history::serving(&releases).cloned();
         let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
         if let Some(before) = &before {
-            let put_back = self.learn(&before.objects).await.and(self.bring(&before.objects, UNDONE, true).await);
+            let objects = Way::Undone.objects(&before.objects);
+            let put_back = match self.learn(&objects).await {
+                Ok(()) => self.bring(&objects, &Stage::ALL, true).await,
+                Err(error) => Err(error),
+            };
             if let Err(error) = put_back {
                 let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
                 let fault = fault
@@ -369,6 +375,10 @@ impl Rollout<'_> {
         let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
         let stays = self.remove(kept, &known).await;
         let fault = fault.caused_by(match (&before, stays) {
+            (Some(before), _) if ran_alone(&release.objects, &before.objects) => format!(
+                "it was taken back, and release {} serves again; what `release.before` has done is not undone",
+                before.number
+            ),
             (Some(before), _) => format!("it was taken back, and release {} serves as before", before.number),
             (None, false) => "it was taken back, and nothing served before it".to_owned(),
             (None, true) => "it was taken back; what was there before it stays, as this release has set it".to_owned(),
@@ -385,10 +395,64 @@ impl Rollout<'_> {
     }
 }
 
-/// What a way back undoes.
-const UNDONE: &[Stage] = &[Stage::Config, Stage::Workload, Stage::Edge, Stage::Watch];
+/// Why what served is applied again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Somebody goes back to it: the servers of its data are left as they are, unless they are not there.
+    Back,
+    /// Another one is undone: what that changed of the servers, too.
+    Undone,
+}
+
+impl Way {
+    /// What of a release is applied. Data themselves are never undone, and what ran before a release is not repeated.
+    fn objects(self, all: &[Object]) -> Vec<Object> {
+        let counts = |object: &&Object| match object.stage {
+            Stage::Before => false,
+            Stage::Data => self == Self::Undone && !is_data(&object.id()),
+            Stage::Config | Stage::Workload | Stage::Edge | Stage::Watch => true,
+        };
+        all.iter().filter(counts).cloned().collect()
+    }
+}
+
+/// Whether something ran before this release that did not before that one.
+fn ran_alone(this: &[Object], that: &[Object]) -> bool {
+    let known = |id: &Id| that.iter().any(|object| object.id().is_same(id));
+    this.iter().filter(|object| object.stage == Stage::Before).any(|object| !known(&object.id()))
+}
 
 /// In milliseconds since 1970.
 pub fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(stage: Stage, api: &str, kind: &str) -> Object {
+        Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": "shop" } }) }
+    }
+
+    #[test]
+    fn what_is_undone_is_undone_of_databases_too_but_not_of_their_data() {
+        let all = [
+            object(Stage::Config, "v1", "ConfigMap"),
+            object(Stage::Data, "v1", "PersistentVolumeClaim"),
+            object(Stage::Data, "postgresql.cnpg.io/v1", "Cluster"),
+            object(Stage::Data, "apps/v1", "StatefulSet"),
+            object(Stage::Before, "batch/v1", "Job"),
+            object(Stage::Workload, "apps/v1", "Deployment"),
+        ];
+        let check = |way: Way, expected: &[&str]| {
+            let kinds: Vec<String> = way.objects(&all).iter().map(|object| object.id().kind).collect();
+            assert_eq!(kinds, expected);
+        };
+        check(Way::Undone, &["ConfigMap", "StatefulSet", "Deployment"]);
+        check(Way::Back, &["ConfigMap", "Deployment"]);
+        assert!(ran_alone(&all, &all[..4]) && !ran_alone(&all, &all) && !ran_alone(&all[..4], &all));
+    }
 }

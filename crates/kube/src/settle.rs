@@ -73,9 +73,28 @@ impl Rollout<'_> {
         for id in ids {
             let path = self.cluster.path(id).unwrap_or_default();
             let workload = self.cluster.get(&path).await?;
-            looks.push(look::look(Seen { workload: &workload, sets: &sets, pods: &pods, events: &events }));
+            let seen = Seen { workload: &workload, sets: &sets, pods: &pods, events: &events };
+            let mut look = look::look(seen);
+            if let Some(pod) = look::stuck_before(seen) {
+                look.stands = self.makes_way(pod).await?;
+            }
+            looks.push(look);
         }
         Ok(looks)
+    }
+
+    /// Ends a pod that is in the way of the one that is to come.
+    async fn makes_way(&self, pod: String) -> Result<Stands, Refusal> {
+        let id = Id { group: String::new(), version: "v1".to_owned(), kind: "Pod".to_owned(), name: pod };
+        match self.cluster.delete(&id, self.owner).await {
+            Ok(_) => Ok(Stands::Waits(format!("{}, which does not come up, to end", id.name))),
+            Err(refusal) if refusal.is_forbidden() => {
+                let remove = format!("kubectl delete -n {} pod {}", self.cluster.namespace(), id.name);
+                let said = format!("{} does not come up and is replaced by nobody: {remove}", id.name);
+                Ok(Stands::Trouble(Trouble { kind: look::Kind::InTheWay, said, pod: None }))
+            }
+            Err(refusal) => Err(refusal),
+        }
     }
 
     async fn failed(&self, what: &str, trouble: &Trouble) -> Fault {
