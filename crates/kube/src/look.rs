@@ -20,6 +20,22 @@ pub struct Look {
     /// `web`, as the file calls it.
     pub what: String,
     pub stands: Stands,
+    /// How far it is: more is further.
+    pub so_far: i64,
+    /// How long it says itself that it may be no further.
+    pub deadline: Option<Duration>,
+}
+
+/// What says no deadline of its own comes up within this.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// The cluster's own word on a deadline is waited for.
+const SLACK: Duration = Duration::from_secs(60);
+
+impl Look {
+    /// How long it may be no further before it is given up.
+    pub fn limit(&self) -> Duration {
+        self.deadline.map_or(PATIENCE, |own| PATIENCE.max(own.saturating_add(SLACK)))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +147,32 @@ pub fn look(seen: Seen<'_>) -> Look {
         "Rollout" => argo(seen.workload),
         _ => Stands::Ready,
     };
-    Look { what, stands }
+    Look { what, stands, so_far: so_far(&seen.workload["status"]), deadline: deadline(seen.workload) }
+}
+
+/// Pods that are up, and steps that are done.
+fn so_far(status: &Value) -> i64 {
+    ["updatedReplicas", "readyReplicas", "availableReplicas", "currentStepIndex"]
+        .map(|key| number(&status[key]))
+        .iter()
+        .sum()
+}
+
+/// By what its own controller gives it up; what a Rollout holds by itself is added.
+fn deadline(now: &Value) -> Option<Duration> {
+    let spec = &now["spec"];
+    let seconds = |value: &Value| value.as_u64().map(Duration::from_secs);
+    match text(&now["kind"]) {
+        "Deployment" => seconds(&spec["progressDeadlineSeconds"]),
+        "Job" => seconds(&spec["activeDeadlineSeconds"]),
+        "Rollout" => {
+            let steps = spec["strategy"]["canary"]["steps"].as_array().into_iter().flatten();
+            let held = |step: &Value| text(&step["pause"]["duration"]).strip_suffix('s')?.parse().ok();
+            let holds = steps.filter_map(held).map(Duration::from_secs).sum::<Duration>();
+            Some(holds.saturating_add(seconds(&spec["progressDeadlineSeconds"]).unwrap_or_default()))
+        }
+        _ => None,
+    }
 }
 
 /// A pod of another revision of a StatefulSet that does not come up: it is waited for, not replaced, whatever is applied.
@@ -500,6 +541,22 @@ mod tests {
         let mut ending = of_revision("old", missing());
         ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         check(2, &[ending], None);
+    }
+
+    #[test]
+    fn what_says_its_own_deadline_is_waited_for_until_then() {
+        let check = |workload: Value, expected: u64| {
+            let look = look(Seen { workload: &workload, sets: &[], pods: &[], events: &[] });
+            assert_eq!(look.limit(), Duration::from_secs(expected), "{workload}");
+        };
+        check(json!({ "kind": "StatefulSet" }), 900);
+        check(json!({ "kind": "Deployment", "spec": { "progressDeadlineSeconds": 600 } }), 900);
+        check(json!({ "kind": "Deployment", "spec": { "progressDeadlineSeconds": 1260 } }), 1320);
+        check(json!({ "kind": "Job", "spec": { "activeDeadlineSeconds": 3600 } }), 3660);
+        let steps =
+            json!([{ "setWeight": 5 }, { "pause": { "duration": "1800s" } }, { "pause": { "duration": "600s" } }]);
+        let spec = json!({ "progressDeadlineSeconds": 600, "strategy": { "canary": { "steps": steps } } });
+        check(json!({ "kind": "Rollout", "spec": spec }), 3060);
     }
 
     #[test]

@@ -15,16 +15,13 @@ use crate::rollout::{Rollout, Told};
 const PAUSE: Duration = Duration::from_millis(500);
 /// A server may be away for so long: one that is upgraded is.
 const AWAY: Duration = Duration::from_secs(60);
-/// What says no deadline of its own comes up within this.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Of a log, what is shown.
 const LAST_LINES: usize = 20;
 
 impl Rollout<'_> {
     /// Looks at these until all are up, or one cannot be.
     pub(crate) async fn settle(&mut self, ids: &[Id]) -> Result<(), Fault> {
-        let began = Instant::now();
-        let (mut patience, mut seen_at) = (Patience::default(), began);
+        let (mut patience, mut seen_at) = (Patience::default(), Instant::now());
         loop {
             let now = Instant::now();
             match self.looks(ids).await {
@@ -36,16 +33,17 @@ impl Rollout<'_> {
                         Stands::Trouble(trouble) => Some((look.what.clone(), trouble.to_string())),
                     });
                     let waits: Vec<_> = waits.collect();
-                    let Some((first, on)) = waits.first() else { return Ok(()) };
+                    if waits.is_empty() {
+                        return Ok(());
+                    }
                     if let Some((what, trouble)) = patience.ends(&looks, now) {
                         return Err(self.failed(&what, &trouble).await);
                     }
-                    if now.duration_since(began) > PATIENCE {
-                        return Err(Fault::new(
-                            FaultKind::Failed,
-                            format!("{first} did not come up within 15 minutes"),
-                        )
-                        .caused_by(on.clone()));
+                    if let Some(look) = patience.stalls(&looks, now) {
+                        let minutes = look.limit().as_secs() / 60;
+                        let message = format!("{} has been no further for {minutes} minutes", look.what);
+                        let on = waits.into_iter().find(|(what, _)| *what == look.what).map(|(_, on)| on);
+                        return Err(Fault::new(FaultKind::Failed, message).caused_by(on.unwrap_or_default()));
                     }
                     (self.tell)(Told::Waits(waits));
                 }
@@ -125,6 +123,8 @@ impl Rollout<'_> {
 #[derive(Debug, Default)]
 struct Patience {
     since: BTreeMap<String, (look::Kind, Instant)>,
+    /// How far each has come, and when.
+    reached: BTreeMap<String, (i64, Instant)>,
 }
 
 impl Patience {
@@ -147,6 +147,21 @@ impl Patience {
         }
         over
     }
+
+    /// The first that has been no further for longer than it may.
+    fn stalls<'l>(&mut self, looks: &'l [Look], now: Instant) -> Option<&'l Look> {
+        let mut over = None;
+        for look in looks.iter().filter(|look| look.stands != Stands::Ready) {
+            let (most, since) = self.reached.entry(look.what.clone()).or_insert((look.so_far, now));
+            if look.so_far > *most {
+                (*most, *since) = (look.so_far, now);
+            }
+            if over.is_none() && now.duration_since(*since) > look.limit() {
+                over = Some(look);
+            }
+        }
+        over
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +171,12 @@ mod tests {
 
     fn in_trouble(kind: Kind) -> Look {
         let trouble = Trouble { kind, said: String::new(), pod: None };
-        Look { what: "web".to_owned(), stands: Stands::Trouble(trouble) }
+        Look { stands: Stands::Trouble(trouble), ..waiting(0, None) }
+    }
+
+    fn waiting(so_far: i64, deadline: Option<u64>) -> Look {
+        let (what, stands) = ("web".to_owned(), Stands::Waits("1 of 2 ready".to_owned()));
+        Look { what, stands, so_far, deadline: deadline.map(Duration::from_secs) }
     }
 
     #[test]
@@ -167,9 +187,23 @@ mod tests {
         assert!(!at(14, in_trouble(Kind::Quota)));
         assert!(!at(15, in_trouble(Kind::Unschedulable)), "it is another kind, and begins anew");
         assert!(!at(20, in_trouble(Kind::Quota)));
-        assert!(!at(30, Look { what: "web".to_owned(), stands: Stands::Waits("1 of 2 ready".to_owned()) }));
+        assert!(!at(30, waiting(0, None)));
         assert!(!at(40, in_trouble(Kind::Quota)), "it had passed");
         assert!(at(55, in_trouble(Kind::Quota)));
         assert!(at(60, in_trouble(Kind::Standards)), "no pod is let in by waiting");
+    }
+
+    #[test]
+    fn what_goes_on_is_waited_for_and_what_stalls_is_not() {
+        let (mut patience, start) = (Patience::default(), Instant::now());
+        let mut at =
+            |minutes: u64, look: Look| patience.stalls(&[look], start + Duration::from_secs(minutes * 60)).is_some();
+        assert!(!at(0, waiting(0, None)));
+        assert!(!at(14, waiting(1, None)));
+        assert!(!at(28, waiting(1, None)), "it was further 14 minutes ago");
+        assert!(!at(29, waiting(2, None)));
+        assert!(!at(40, waiting(0, None)));
+        assert!(!at(60, waiting(2, Some(3600))), "it says its own deadline");
+        assert!(at(60, waiting(2, None)));
     }
 }
