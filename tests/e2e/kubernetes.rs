@@ -237,6 +237,56 @@ fn kubernetes_a_release_that_does_not_come_up_is_taken_back() {
 }
 
 #[test]
+fn kubernetes_two_who_deploy_are_told_apart_and_what_was_cut_off_is_gone_back_from() {
+    cluster().namespace("two", "restricted");
+    let (who, admin) = (Who::admin("two"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let path = "/apis/apps/v1/namespaces/two/deployments/hello-web";
+    let comes = |digit: &str| {
+        wait("the new release is applied", SOON, || {
+            image_of(&deployment("two", "hello-web")).ends_with(&digit.repeat(64)).then_some(())
+        });
+    };
+
+    cluster().kubelet.let_pods("two", "hello-web", Fate::NeverReady, "");
+    let said = std::thread::scope(|scope| {
+        let second = scope.spawn(|| who.fails(&words(&deploy(&folder, "hello", "2")), 1));
+        comes("2");
+        let said = who.fails(&words(&deploy(&folder, "hello", "3")), 1);
+        assert!(said.contains("somebody else brings out release 2 of production/hello just now"), "{said}");
+        let said = who.fails(&["rollback", "hello", "--env", "production"], 1);
+        assert!(said.contains("somebody else brings out release 2"), "{said}");
+        let change = json!({ "spec": { "template": { "metadata": { "annotations": { "by": "hand" } } } } });
+        admin.ask("PATCH", &format!("{path}?fieldManager=somebody"), MERGE, &change).done();
+        second.join().expect("it has ended")
+    });
+    assert!(said.contains("somebody else has changed Deployment/hello-web while it came up"), "{said}");
+
+    // What was not taken back is gone back from, and what was interrupted.
+    cluster().kubelet.let_pods("two", "hello-web", Fate::Well, "");
+    let said = who.does(&["rollback", "hello", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    cluster().kubelet.let_pods("two", "hello-web", Fate::NeverReady, "");
+    let third = deploy(&folder, "hello", "3");
+    let mut command = who.bowline.command(&[&["--to", &who.to], words(&third).as_slice()].concat());
+    let mut third = command.env("KUBECONFIG", &who.config).spawn().expect("the binary runs");
+    comes("3");
+    let interrupt = std::process::Command::new("kill").args(["-INT", &third.id().to_string()]).status();
+    assert!(interrupt.expect("it is there").success());
+    assert_eq!(third.wait().expect("a child").code(), Some(130));
+    cluster().kubelet.let_pods("two", "hello-web", Fate::Well, "");
+    let said = who.does(&["rollback", "hello", "1", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    let web = deployment("two", "hello-web");
+    assert!(image_of(&web).ends_with(&"1".repeat(64)) && web["status"]["availableReplicas"] == 2, "{web}");
+    let releases = who.json(&["releases", "hello", "--env", "production"]);
+    let states: Vec<&str> =
+        releases["releases"].as_array().expect("releases").iter().filter_map(|one| one["state"].as_str()).collect();
+    assert_eq!(states, ["serves", "rejected", "rejected"]);
+}
+
+#[test]
 fn kubernetes_a_database_that_does_not_come_up_is_put_back() {
     cluster().namespace("database", "restricted");
     let (who, admin) = (Who::admin("database"), &cluster().admin);

@@ -9,10 +9,12 @@ use http::{Method, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::history::{self, Release};
 use crate::object::{Id, Object, Owner};
 use crate::refusal::Refusal;
+use crate::rollout::now_ms;
 
 /// Who applies: the owner of all fields that are applied.
 pub const MANAGER: &str = "bowline";
@@ -30,6 +32,13 @@ const JSON: &str = "application/json";
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
 
+/// How often it is said that somebody is there who brings a release out.
+const BEAT: Duration = Duration::from_secs(5);
+
+fn beating(at: Option<u64>) -> Value {
+    json!({ "metadata": { "annotations": { history::BEAT: at.map(|at| at.to_string()) } } })
+}
+
 /// Where objects of a kind are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -44,6 +53,8 @@ pub struct Cluster {
     namespace: String,
     /// By `group/version` and kind; a version that was asked for and is not served has none.
     kinds: BTreeMap<String, BTreeMap<String, Place>>,
+    /// The record of the release that comes out, and when it was last said that somebody is there.
+    claim: Option<(String, Instant)>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -103,7 +114,7 @@ impl Cluster {
         config.connect_timeout = Some(CONNECT);
         let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_owned);
         let client = Client::try_from(config).map_err(|error| unfit(&error))?;
-        Ok(Self { client, context, namespace, kinds: BTreeMap::new() })
+        Ok(Self { client, context, namespace, kinds: BTreeMap::new(), claim: None })
     }
 
     pub fn namespace(&self) -> &str {
@@ -231,6 +242,25 @@ impl Cluster {
         let dry = if how.dry { "&dryRun=All" } else { "" };
         let path = format!("{path}?fieldManager={MANAGER}&fieldValidation=Strict&force={}{dry}", how.take_over);
         self.ask(Method::PATCH, &path, APPLY, Some(&object.body)).await
+    }
+
+    /// From now on it is said that somebody is there who brings the release of this record out.
+    pub(crate) fn claim(&mut self, record: &str) {
+        self.claim = Some((self.core(&format!("configmaps/{record}")), Instant::now()));
+    }
+
+    /// Says so again, when it is time. Whoever does not hear it is told by what was applied.
+    pub(crate) async fn beat(&mut self) {
+        let Some((path, _)) = self.claim.as_ref().filter(|(_, last)| last.elapsed() >= BEAT) else { return };
+        let path = path.clone();
+        let _ = self.merge(&path, &beating(Some(now_ms()))).await;
+        self.claim = Some((path, Instant::now()));
+    }
+
+    /// Nobody is there any more: the next one need not wait until that is noticed.
+    pub async fn let_go(&mut self) {
+        let Some((path, _)) = self.claim.take() else { return };
+        let _ = tokio::time::timeout(BEAT, self.merge(&path, &beating(None))).await;
     }
 
     /// Marks what was there before the app's first release.

@@ -24,6 +24,10 @@ const FORM: u64 = 1;
 pub(crate) const RECORD: &str = "bowline.dev/record";
 const STATE: &str = "bowline.dev/state";
 const RELEASE: &str = "release";
+/// When whoever brings it out was there the last time, in milliseconds since 1970.
+pub(crate) const BEAT: &str = "bowline.dev/beat";
+/// Who has not been there for so long has been cut off.
+const FRESH_MS: u64 = 30_000;
 
 /// How far a release has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,9 @@ pub struct Release {
     pub why: Option<String>,
     /// All that it consists of.
     pub objects: Vec<Object>,
+    /// When whoever brings it out was there the last time: said of the record, not in it.
+    #[serde(skip)]
+    pub beat: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,7 +119,8 @@ pub fn decode(record: &Value) -> Option<Release> {
     let mut text = Vec::new();
     GzDecoder::new(packed.as_slice()).take(MOST).read_to_end(&mut text).ok()?;
     let stored: Stored = serde_json::from_slice(&text).ok()?;
-    (stored.form == FORM).then_some(stored.release)
+    let beat = record["metadata"]["annotations"][BEAT].as_str().and_then(|text| text.parse().ok());
+    (stored.form == FORM).then_some(Release { beat, ..stored.release })
 }
 
 /// Those records of releases that are asked for, in a query.
@@ -134,6 +142,14 @@ pub(crate) fn owner(record: &Value) -> Option<Owner> {
 pub fn serving(releases: &[Release]) -> Option<&Release> {
     let all = releases.iter().filter(|release| release.state == State::Serves);
     all.max_by_key(|release| (release.served, release.number))
+}
+
+/// The one that somebody brings out just now.
+pub fn busy(releases: &[Release], now: u64) -> Option<&Release> {
+    // The clocks of two machines are not the same.
+    let is_fresh = |release: &&Release| release.beat.is_some_and(|beat| now.abs_diff(beat) < FRESH_MS);
+    let begun = releases.iter().filter(|release| release.state == State::Pending && release.why.is_none());
+    begun.filter(is_fresh).last()
 }
 
 /// Whether one has begun to come out and has not come to its end: it was cut off, or could not be taken back.
@@ -190,7 +206,7 @@ mod tests {
     use crate::object::Stage;
 
     fn release(number: u32, state: State, served: Option<u64>) -> Release {
-        Release { number, at: 7, served, state, images: BTreeMap::new(), why: None, objects: Vec::new() }
+        Release { number, at: 7, served, state, images: BTreeMap::new(), why: None, objects: Vec::new(), beat: None }
     }
 
     fn shop() -> Owner {
@@ -245,6 +261,24 @@ mod tests {
         check(&all, Some(1), Some(1));
         check(&all, Some(3), None);
         check(&all[2..], None, None);
+    }
+
+    #[test]
+    fn a_release_comes_out_as_long_as_somebody_is_there() {
+        let now = 1_000_000;
+        let check = |state, beat: Option<u64>, why: Option<&str>, expected: bool| {
+            let one = Release { beat, why: why.map(str::to_owned), ..release(1, state, None) };
+            assert_eq!(busy(&[one], now).is_some(), expected, "{state:?} {beat:?}");
+        };
+        check(State::Pending, Some(now - 29_000), None, true);
+        check(State::Pending, Some(now + 5_000), None, true);
+        check(State::Pending, Some(now - 31_000), None, false);
+        check(State::Pending, None, None, false);
+        check(State::Pending, Some(now), Some("it could not be taken back"), false);
+        check(State::Serves, Some(now), None, false);
+        let mut record = encode(&shop(), &release(1, State::Pending, None)).unwrap();
+        record["metadata"]["annotations"] = json!({ BEAT: "5" });
+        assert_eq!(decode(&record).and_then(|release| release.beat), Some(5));
     }
 
     #[test]

@@ -175,6 +175,15 @@ fn deadline(now: &Value) -> Option<Duration> {
     }
 }
 
+/// What a workload is told to be, but for how many there are, which others may say.
+pub(crate) fn spec(workload: &Value) -> Value {
+    let mut spec = workload["spec"].clone();
+    if let Some(keys) = spec.as_object_mut() {
+        keys.remove("replicas");
+    }
+    spec
+}
+
 /// A pod of another revision of a StatefulSet that does not come up: it is waited for, not replaced, whatever is applied.
 pub fn stuck_before(seen: Seen<'_>) -> Option<String> {
     let (now, status) = (seen.workload, &seen.workload["status"]);

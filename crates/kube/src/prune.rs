@@ -65,7 +65,16 @@ mod tests {
     }
 
     fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
-        Release { number, at: 0, served: None, state, images: std::collections::BTreeMap::new(), why: None, objects }
+        Release {
+            number,
+            at: 0,
+            served: None,
+            state,
+            images: std::collections::BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+        }
     }
 
     fn names(ids: &[Id]) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bowline_core::fault::{Fault, FaultKind};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::{AT_ONCE, Cluster, Deletion, How};
 use crate::history::{self, Release, State};
@@ -46,6 +46,25 @@ pub struct Done {
     pub same: bool,
 }
 
+/// Why something did not come to its end.
+pub(crate) struct Stop {
+    pub(crate) fault: Fault,
+    /// Nothing is taken back: somebody else has it, or nobody knows how it stands.
+    pub(crate) is_left: bool,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self { is_left: fault.kind == FaultKind::Unreachable, fault }
+    }
+}
+
+/// What a workload was applied as.
+pub(crate) struct Applied {
+    pub(crate) id: Id,
+    pub(crate) spec: Value,
+}
+
 /// One app, on its way.
 pub struct Rollout<'a> {
     pub cluster: &'a mut Cluster,
@@ -66,6 +85,7 @@ impl Rollout<'_> {
     /// Something of it is refused, and nothing was applied; or it did not come up, and was taken back.
     pub async fn deploy(&mut self, order: Order) -> Result<Done, Fault> {
         let releases = self.releases().await?;
+        self.is_alone(&releases, Some(&order.objects))?;
         let there = self.judge(&order).await?;
         let serving = history::serving(&releases).filter(|serving| serving.objects == order.objects);
         let same = serving.is_some();
@@ -76,9 +96,16 @@ impl Rollout<'_> {
             None => self.record(&releases, &order).await?,
         };
         (self.tell)(Told::Starting);
+        let mut release = release;
+        if release.state == State::Pending {
+            self.cluster.claim(&history::name(self.owner, release.number));
+            if release.why.take().is_some() {
+                self.keep(&release).await?;
+            }
+        }
         let brought = match self.mark(&there, &releases).await {
             Ok(()) => self.bring(&release.objects, &Stage::ALL, order.take_over).await,
-            Err(fault) => Err(fault),
+            Err(fault) => Err(fault.into()),
         };
         match brought {
             Ok(()) => {
@@ -88,8 +115,12 @@ impl Rollout<'_> {
                 }
                 Ok(Done { release: number, same })
             }
-            Err(fault) if same || fault.kind == FaultKind::Unreachable => Err(fault),
-            Err(fault) => Err(self.take_back(release, releases, fault).await),
+            Err(stop) if same || stop.fault.kind == FaultKind::Unreachable => Err(stop.fault),
+            Err(stop) if stop.is_left => {
+                release.why = Some(stop.fault.message.clone());
+                Err(self.ended(&release, stop.fault).await)
+            }
+            Err(stop) => Err(self.take_back(release, releases, stop.fault).await),
         }
     }
 
@@ -99,13 +130,14 @@ impl Rollout<'_> {
     /// There is none, or it does not come up.
     pub async fn roll_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
         let releases = self.releases().await?;
+        self.is_alone(&releases, None)?;
         let target = history::back(&releases, self.owner, wanted)?.clone();
         let order = Order { objects: target.objects.clone(), images: target.images.clone(), take_over };
         self.judge(&order).await?;
         (self.tell)(Told::Starting);
         // One that has not come to its end may have left the servers of databases half changed.
         let way = if history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
-        self.bring(&way.objects(&target.objects), &Stage::ALL, take_over).await?;
+        self.bring(&way.objects(&target.objects), &Stage::ALL, take_over).await.map_err(|stop| stop.fault)?;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
@@ -117,6 +149,7 @@ impl Rollout<'_> {
     /// There is no such service, or the cluster itself says how many it has.
     pub async fn scale(&mut self, service: Option<&str>, replicas: u16) -> Result<(String, Done), Fault> {
         let releases = self.releases().await?;
+        self.is_alone(&releases, None)?;
         let invalid = |message: String| Fault::new(FaultKind::Invalid, message);
         let nothing = || invalid(format!("nothing of {} serves in {}", self.owner, self.cluster.target()));
         let mut release = history::serving(&releases).cloned().ok_or_else(nothing)?;
@@ -139,7 +172,7 @@ impl Rollout<'_> {
         let (name, object) = (names[at].clone(), object.clone());
         self.learn(&release.objects).await?;
         (self.tell)(Told::Starting);
-        self.bring(std::slice::from_ref(&object), &[object.stage], false).await?;
+        self.bring(std::slice::from_ref(&object), &[object.stage], false).await.map_err(|stop| stop.fault)?;
         let number = release.number;
         self.keep(&release).await?;
         Ok((name, Done { release: number, same: false }))
@@ -148,6 +181,21 @@ impl Rollout<'_> {
     async fn releases(&self) -> Result<Vec<Release>, Fault> {
         let releases = self.cluster.releases(self.owner).await;
         releases.map_err(|refusal| refusal.fault(format!("the releases of {} cannot be read", self.owner)))
+    }
+
+    /// Nobody else brings out something else just now.
+    fn is_alone(&self, releases: &[Release], objects: Option<&[Object]>) -> Result<(), Fault> {
+        let busy = history::busy(releases, now_ms());
+        match busy.filter(|busy| objects.is_none_or(|objects| busy.objects != objects)) {
+            Some(busy) => Err(self.is_taken(busy.number)),
+            None => Ok(()),
+        }
+    }
+
+    fn is_taken(&self, number: u32) -> Fault {
+        let message = format!("somebody else brings out release {number} of {} just now", self.owner);
+        Fault::new(FaultKind::Failed, message)
+            .hint("wait for it to end, then run this again; one that was cut off is given up after 30 seconds")
     }
 
     async fn learn(&mut self, objects: &[Object]) -> Result<(), Fault> {
@@ -239,15 +287,13 @@ impl Rollout<'_> {
             images: order.images.clone(),
             why: None,
             objects: order.objects.clone(),
+            beat: None,
         };
-        let record = history::encode(self.owner, &release)?;
+        let mut record = history::encode(self.owner, &release)?;
+        record["metadata"]["annotations"] = json!({ history::BEAT: release.at.to_string() });
         match self.cluster.create(&self.cluster.core("configmaps"), &record).await {
             Ok(_) => Ok(release),
-            Err(refusal) if refusal.is_taken() => Err(Fault::new(
-                FaultKind::Failed,
-                format!("somebody else brings out release {number} of {} just now", self.owner),
-            )
-            .hint("wait for it to end, then run this again")),
+            Err(refusal) if refusal.is_taken() => Err(self.is_taken(number)),
             Err(refusal) => Err(refusal.fault(format!("release {number} of {} cannot be recorded", self.owner))),
         }
     }
@@ -260,20 +306,24 @@ impl Rollout<'_> {
     }
 
     /// Applies these stages in order, each when the one before is up.
-    async fn bring(&mut self, objects: &[Object], stages: &[Stage], take_over: bool) -> Result<(), Fault> {
+    async fn bring(&mut self, objects: &[Object], stages: &[Stage], take_over: bool) -> Result<(), Stop> {
         for stage in stages {
             let these: Vec<&Object> = objects.iter().filter(|object| object.stage == *stage).collect();
             let cluster = &*self.cluster;
             let how = How { dry: false, take_over };
             let put = |object| async move { (object, cluster.apply(object, how).await) };
             let mut putting = stream::iter(these.iter().copied()).map(put).buffered(AT_ONCE);
+            let mut applied = Vec::new();
             while let Some((object, answer)) = putting.next().await {
-                answer.map_err(|refusal| refusal.fault(format!("{} cannot be applied", object.id())))?;
+                let id = object.id();
+                let now = answer.map_err(|refusal| refusal.fault(format!("{id} cannot be applied")))?;
+                if look::comes_up(&id.kind) {
+                    applied.push(Applied { id, spec: look::spec(&now) });
+                }
             }
             drop(putting);
-            let ids: Vec<Id> = these.iter().map(|object| object.id()).filter(|id| look::comes_up(&id.kind)).collect();
-            if !ids.is_empty() {
-                self.settle(&ids).await?;
+            if !applied.is_empty() {
+                self.settle(&applied).await?;
             }
         }
         Ok(())
@@ -357,7 +407,7 @@ impl Rollout<'_> {
         if let Some(before) = &before {
             let objects = Way::Undone.objects(&before.objects);
             let put_back = match self.learn(&objects).await {
-                Ok(()) => self.bring(&objects, &Stage::ALL, true).await,
+                Ok(()) => self.bring(&objects, &Stage::ALL, true).await.map_err(|stop| stop.fault),
                 Err(error) => Err(error),
             };
             if let Err(error) = put_back {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::look::{self, Look, Seen, Stands, Trouble};
 use crate::object::Id;
 use crate::refusal::Refusal;
-use crate::rollout::{Rollout, Told};
+use crate::rollout::{Applied, Rollout, Stop, Told};
 
 /// How often a cluster is looked at while something comes up.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -20,12 +20,14 @@ const LAST_LINES: usize = 20;
 
 impl Rollout<'_> {
     /// Looks at these until all are up, or one cannot be.
-    pub(crate) async fn settle(&mut self, ids: &[Id]) -> Result<(), Fault> {
+    pub(crate) async fn settle(&mut self, applied: &[Applied]) -> Result<(), Stop> {
         let (mut patience, mut seen_at) = (Patience::default(), Instant::now());
         loop {
+            self.cluster.beat().await;
             let now = Instant::now();
-            match self.looks(ids).await {
-                Ok(looks) => {
+            match self.looks(applied).await {
+                Ok(Sight::Changed(id)) => return Err(changed(&id)),
+                Ok(Sight::Looks(looks)) => {
                     seen_at = now;
                     let waits = looks.iter().filter_map(|look| match &look.stands {
                         Stands::Ready => None,
@@ -37,13 +39,13 @@ impl Rollout<'_> {
                         return Ok(());
                     }
                     if let Some((what, trouble)) = patience.ends(&looks, now) {
-                        return Err(self.failed(&what, &trouble).await);
+                        return Err(self.failed(&what, &trouble).await.into());
                     }
                     if let Some(look) = patience.stalls(&looks, now) {
                         let minutes = look.limit().as_secs() / 60;
                         let message = format!("{} has been no further for {minutes} minutes", look.what);
                         let on = waits.into_iter().find(|(what, _)| *what == look.what).map(|(_, on)| on);
-                        return Err(Fault::new(FaultKind::Failed, message).caused_by(on.unwrap_or_default()));
+                        return Err(Fault::new(FaultKind::Failed, message).caused_by(on.unwrap_or_default()).into());
                     }
                     (self.tell)(Told::Waits(waits));
                 }
@@ -51,14 +53,15 @@ impl Rollout<'_> {
                 Err(refusal) => {
                     return Err(refusal
                         .fault("what was applied cannot be looked at")
-                        .hint("it goes on without this command: run it again when the cluster is reached"));
+                        .hint("it goes on without this command: run it again when the cluster is reached")
+                        .into());
                 }
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn looks(&self, ids: &[Id]) -> Result<Vec<Look>, Refusal> {
+    async fn looks(&self, applied: &[Applied]) -> Result<Sight, Refusal> {
         let query = format!("&labelSelector={}", self.owner.selector());
         let (sets, pods) = (self.cluster.of("apps/v1", "replicasets"), self.cluster.core("pods"));
         let (sets, pods) = tokio::try_join!(self.cluster.list(&sets, &query), self.cluster.list(&pods, &query))?;
@@ -68,9 +71,11 @@ impl Rollout<'_> {
             Err(refusal) => return Err(refusal),
         };
         let mut looks = Vec::new();
-        for id in ids {
+        for Applied { id, spec } in applied {
             let path = self.cluster.path(id).unwrap_or_default();
-            let workload = self.cluster.get(&path).await?;
+            let Some(workload) = self.cluster.find(&path).await?.filter(|now| look::spec(now) == *spec) else {
+                return Ok(Sight::Changed(id.clone()));
+            };
             let seen = Seen { workload: &workload, sets: &sets, pods: &pods, events: &events };
             let mut look = look::look(seen);
             if let Some(pod) = look::stuck_before(seen) {
@@ -78,7 +83,7 @@ impl Rollout<'_> {
             }
             looks.push(look);
         }
-        Ok(looks)
+        Ok(Sight::Looks(looks))
     }
 
     /// Ends a pod that is in the way of the one that is to come.
@@ -117,6 +122,20 @@ impl Rollout<'_> {
         }
         None
     }
+}
+
+/// What is seen of what was applied.
+enum Sight {
+    Looks(Vec<Look>),
+    /// This one is not what was applied any more.
+    Changed(Id),
+}
+
+/// Whoever has changed it goes on with it: nothing is taken back from them.
+fn changed(id: &Id) -> Stop {
+    let fault = Fault::new(FaultKind::Failed, format!("somebody else has changed {id} while it came up"))
+        .hint("it is left as it is: deploy again, or bring back what served by `bowline rollback`");
+    Stop { fault, is_left: true }
 }
 
 /// For how long things have been wrong.

@@ -55,6 +55,7 @@ pub(in crate::cmd) async fn run(
     let done = tokio::select! {
         done = deployed => done?,
         () = interrupts.next() => {
+            cluster.let_go().await;
             ui.aside("  interrupted: what was applied goes on in the cluster; run this again to follow it to its end");
             return Ok(ExitCode::from(INTERRUPTED));
         }
