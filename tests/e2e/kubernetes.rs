@@ -287,6 +287,33 @@ fn kubernetes_two_who_deploy_are_told_apart_and_what_was_cut_off_is_gone_back_fr
 }
 
 #[test]
+fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
+    cluster().namespace("range", "restricted");
+    let who = Who::admin("range");
+    let folder = example(&who.bowline, "hello");
+    edit(&folder, "scale = 2\n", "scale = 3\n");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    edit(&folder, "scale = 3\n", "scale = { min = 2, max = 5 }\n");
+    edit(&folder, "memory = \"64MiB\" }", "memory = \"64MiB\", cpu = 0.5 }");
+    who.does(&words(&deploy(&folder, "hello", "2")));
+    assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 3);
+    // As the load says it; the way back to a number takes it from nobody but the load.
+    let scale = json!({ "spec": { "replicas": 4 } });
+    let path = "/apis/apps/v1/namespaces/range/deployments/hello-web/scale?fieldManager=kube-controller-manager";
+    cluster().admin.ask("PATCH", path, MERGE, &scale).done();
+    let said = who.does(&["rollback", "hello", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 3);
+    // What somebody else has set is said to be taken by the flag that there is.
+    let path = "/apis/apps/v1/namespaces/range/deployments/hello-web?fieldManager=somebody";
+    cluster().admin.ask("PATCH", path, MERGE, &scale).done();
+    let said = who.fails(&["scale", "hello.web", "2", "--env", "production"], 3);
+    assert!(said.contains("spec.replicas is set by somebody") && said.contains("--take-over"), "{said}");
+    who.does(&["scale", "hello.web", "2", "--env", "production", "--take-over"]);
+    assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 2);
+}
+
+#[test]
 fn kubernetes_a_database_that_does_not_come_up_is_put_back() {
     cluster().namespace("database", "restricted");
     let (who, admin) = (Who::admin("database"), &cluster().admin);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::history::{self, Release};
 use crate::object::{Id, Object, Owner};
 use crate::refusal::Refusal;
+use crate::replicas;
 use crate::rollout::now_ms;
 
 /// Who applies: the owner of all fields that are applied.
@@ -239,9 +240,24 @@ impl Cluster {
     pub async fn apply(&self, object: &Object, how: How) -> Result<Value, Refusal> {
         let id = object.id();
         let path = self.path(&id).unwrap_or_else(|| self.core(&format!("unknown/{}", id.name)));
+        if replicas::is_scaled(object) && !how.dry {
+            self.hand_over(object, &path).await?;
+        }
         let dry = if how.dry { "&dryRun=All" } else { "" };
         let path = format!("{path}?fieldManager={MANAGER}&fieldValidation=Strict&force={}{dry}", how.take_over);
         self.ask(Method::PATCH, &path, APPLY, Some(&object.body)).await
+    }
+
+    /// Where the load says from now on how many there are, those that run go on until it does.
+    async fn hand_over(&self, object: &Object, path: &str) -> Result<(), Refusal> {
+        if object.body["spec"]["replicas"].is_null()
+            && let Some(now) = self.find(path).await?
+            && let Some(body) = replicas::handed_over(object, &now)
+        {
+            let path = format!("{path}?fieldManager={}&force=true", replicas::HOLDER);
+            self.ask(Method::PATCH, &path, APPLY, Some(&body)).await?;
+        }
+        Ok(())
     }
 
     /// From now on it is said that somebody is there who brings the release of this record out.

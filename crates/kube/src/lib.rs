@@ -13,6 +13,7 @@ pub mod look;
 mod object;
 mod prune;
 mod refusal;
+mod replicas;
 mod rollout;
 pub mod secrets;
 mod settle;
