@@ -293,7 +293,7 @@ fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
     let folder = example(&who.bowline, "hello");
     edit(&folder, "scale = 2\n", "scale = 3\n");
     who.does(&words(&deploy(&folder, "hello", "1")));
-    edit(&folder, "scale = 3\n", "scale = { min = 2, max = 5 }\n");
+    edit(&folder, "scale = 3\n", "scale = { min = 2, max = 5, cpu = \"70%\" }\n");
     edit(&folder, "memory = \"64MiB\" }", "memory = \"64MiB\", cpu = 0.5 }");
     who.does(&words(&deploy(&folder, "hello", "2")));
     assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 3);

@@ -12,6 +12,7 @@ use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
 use crate::prune::{is_data, is_foreign, prune};
 use crate::refusal::Refusal;
+use crate::replicas;
 
 /// What is told while it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,29 @@ pub(crate) struct Applied {
     pub(crate) spec: Value,
 }
 
+/// What the server says of a release before any of it is applied.
+struct Judged {
+    /// What of it is there now.
+    there: Vec<(Id, Value)>,
+    take: Take,
+}
+
+/// What becomes ours that others have set.
+#[derive(Debug, Default)]
+struct Take {
+    all: bool,
+    /// Workloads whose number of instances the load said for us until now.
+    numbers: Vec<Id>,
+}
+
+impl Take {
+    const ALL: Self = Self { all: true, numbers: Vec::new() };
+
+    fn of(&self, id: &Id) -> bool {
+        self.all || self.numbers.contains(id)
+    }
+}
+
 /// One app, on its way.
 pub struct Rollout<'a> {
     pub cluster: &'a mut Cluster,
@@ -86,7 +110,7 @@ impl Rollout<'_> {
     pub async fn deploy(&mut self, order: Order) -> Result<Done, Fault> {
         let releases = self.releases().await?;
         self.is_alone(&releases, Some(&order.objects))?;
-        let there = self.judge(&order).await?;
+        let Judged { there, take } = self.judge(&order, &releases).await?;
         let serving = history::serving(&releases).filter(|serving| serving.objects == order.objects);
         let same = serving.is_some();
         // What was cut off is taken up again by the same objects.
@@ -104,7 +128,7 @@ impl Rollout<'_> {
             }
         }
         let brought = match self.mark(&there, &releases).await {
-            Ok(()) => self.bring(&release.objects, &Stage::ALL, order.take_over).await,
+            Ok(()) => self.bring(&release.objects, &take).await,
             Err(fault) => Err(fault.into()),
         };
         match brought {
@@ -133,11 +157,11 @@ impl Rollout<'_> {
         self.is_alone(&releases, None)?;
         let target = history::back(&releases, self.owner, wanted)?.clone();
         let order = Order { objects: target.objects.clone(), images: target.images.clone(), take_over };
-        self.judge(&order).await?;
+        let judged = self.judge(&order, &releases).await?;
         (self.tell)(Told::Starting);
         // One that has not come to its end may have left the servers of databases half changed.
         let way = if history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
-        self.bring(&way.objects(&target.objects), &Stage::ALL, take_over).await.map_err(|stop| stop.fault)?;
+        self.bring(&way.objects(&target.objects), &judged.take).await.map_err(|stop| stop.fault)?;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
@@ -147,13 +171,18 @@ impl Rollout<'_> {
     ///
     /// # Errors
     /// There is no such service, or the cluster itself says how many it has.
-    pub async fn scale(&mut self, service: Option<&str>, replicas: u16) -> Result<(String, Done), Fault> {
+    pub async fn scale(
+        &mut self,
+        service: Option<&str>,
+        replicas: u16,
+        take_over: bool,
+    ) -> Result<(String, Done), Fault> {
         let releases = self.releases().await?;
         self.is_alone(&releases, None)?;
         let invalid = |message: String| Fault::new(FaultKind::Invalid, message);
         let nothing = || invalid(format!("nothing of {} serves in {}", self.owner, self.cluster.target()));
         let mut release = history::serving(&releases).cloned().ok_or_else(nothing)?;
-        let scales = |object: &&mut Object| ["Deployment", "Rollout"].contains(&look::text(&object.body["kind"]));
+        let scales = |object: &&mut Object| replicas::is_scaled(object);
         let mut all: Vec<&mut Object> = release.objects.iter_mut().filter(scales).collect();
         let names: Vec<String> = all.iter().map(|object| look::component(&object.body)).collect();
         let at = match service {
@@ -170,9 +199,10 @@ impl Rollout<'_> {
         }
         object.body["spec"]["replicas"] = replicas.into();
         let (name, object) = (names[at].clone(), object.clone());
-        self.learn(&release.objects).await?;
+        let order = Order { objects: vec![object], images: BTreeMap::new(), take_over };
+        let judged = self.judge(&order, &releases).await?;
         (self.tell)(Told::Starting);
-        self.bring(std::slice::from_ref(&object), &[object.stage], false).await.map_err(|stop| stop.fault)?;
+        self.bring(&order.objects, &judged.take).await.map_err(|stop| stop.fault)?;
         let number = release.number;
         self.keep(&release).await?;
         Ok((name, Done { release: number, same: false }))
@@ -245,18 +275,33 @@ impl Rollout<'_> {
     }
 
     /// Lets the server judge all of it first, so that half a release is not applied. What is there of it now is returned.
-    async fn judge(&mut self, order: &Order) -> Result<Vec<(Id, Value)>, Fault> {
+    async fn judge(&mut self, order: &Order, releases: &[Release]) -> Result<Judged, Fault> {
         (self.tell)(Told::Checking);
         self.learn(&order.objects).await?;
         let there = self.there(&order.objects).await?;
         self.is_free(&there)?;
         let cluster = &*self.cluster;
         let how = How { dry: true, take_over: order.take_over };
-        let ask = |object| async move { (object, cluster.apply(object, how).await) };
-        let answers: Vec<(&Object, _)> = stream::iter(&order.objects).map(ask).buffered(AT_ONCE).collect().await;
-        let refused: Vec<(Id, Refusal)> =
-            answers.into_iter().filter_map(|(object, answer)| Some((object.id(), answer.err()?))).collect();
-        let Some((_, first)) = refused.first() else { return Ok(there) };
+        let ask = |object| async move {
+            match cluster.apply(object, how).await {
+                Err(refusal) if replicas::is_given_back(&refusal.conflicts(), object, releases) => {
+                    (object.id(), true, cluster.apply(object, How { take_over: true, ..how }).await)
+                }
+                answer => (object.id(), false, answer),
+            }
+        };
+        let answers: Vec<(Id, bool, _)> = stream::iter(&order.objects).map(ask).buffered(AT_ONCE).collect().await;
+        let numbers = answers.iter().filter(|(_, taken, _)| *taken).map(|(id, _, _)| id.clone()).collect();
+        let refused = answers.into_iter().filter_map(|(id, _, answer)| Some((id, answer.err()?)));
+        let refused: Vec<(Id, Refusal)> = refused.collect();
+        if refused.is_empty() {
+            return Ok(Judged { there, take: Take { all: order.take_over, numbers } });
+        }
+        Err(self.refuses(refused))
+    }
+
+    /// What the server says against it.
+    fn refuses(&self, refused: Vec<(Id, Refusal)>) -> Fault {
         let conflicts: Vec<String> = refused
             .iter()
             .flat_map(|(id, refusal)| {
@@ -268,11 +313,11 @@ impl Rollout<'_> {
             let fault =
                 Fault::new(FaultKind::Refused, "others have set what the release sets otherwise; nothing was applied");
             let fault = conflicts.into_iter().fold(fault, Fault::caused_by);
-            return Err(fault.hint("let them give it up, or take it over from them: --take-over"));
+            return fault.hint("let them give it up, or take it over from them: --take-over");
         }
-        let kind = first.fault(String::new()).kind;
+        let kind = refused.first().map_or(FaultKind::Failed, |(_, first)| first.fault(String::new()).kind);
         let fault = Fault::new(kind, format!("{} refuses the release; nothing was applied", self.cluster.target()));
-        Err(refused.into_iter().fold(fault, |fault, (id, refusal)| fault.caused_by(format!("{id}: {refusal}"))))
+        refused.into_iter().fold(fault, |fault, (id, refusal)| fault.caused_by(format!("{id}: {refusal}")))
     }
 
     /// Keeps it before anything of it is applied: what is there is always in an inventory.
@@ -305,13 +350,15 @@ impl Rollout<'_> {
             .map_err(|refusal| refusal.fault(format!("what became of release {} cannot be recorded", release.number)))
     }
 
-    /// Applies these stages in order, each when the one before is up.
-    async fn bring(&mut self, objects: &[Object], stages: &[Stage], take_over: bool) -> Result<(), Stop> {
-        for stage in stages {
-            let these: Vec<&Object> = objects.iter().filter(|object| object.stage == *stage).collect();
+    /// Applies these, stage by stage, each when the one before is up.
+    async fn bring<'a>(&mut self, objects: &'a [Object], take: &Take) -> Result<(), Stop> {
+        for stage in Stage::ALL {
+            let these: Vec<&Object> = objects.iter().filter(|object| object.stage == stage).collect();
             let cluster = &*self.cluster;
-            let how = How { dry: false, take_over };
-            let put = |object| async move { (object, cluster.apply(object, how).await) };
+            let put = |object: &'a Object| async move {
+                let how = How { dry: false, take_over: take.of(&object.id()) };
+                (object, cluster.apply(object, how).await)
+            };
             let mut putting = stream::iter(these.iter().copied()).map(put).buffered(AT_ONCE);
             let mut applied = Vec::new();
             while let Some((object, answer)) = putting.next().await {
@@ -407,7 +454,7 @@ impl Rollout<'_> {
         if let Some(before) = &before {
             let objects = Way::Undone.objects(&before.objects);
             let put_back = match self.learn(&objects).await {
-                Ok(()) => self.bring(&objects, &Stage::ALL, true).await.map_err(|stop| stop.fault),
+                Ok(()) => self.bring(&objects, &Take::ALL).await.map_err(|stop| stop.fault),
                 Err(error) => Err(error),
             };
             if let Err(error) = put_back {
