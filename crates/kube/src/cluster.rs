@@ -22,6 +22,10 @@ pub const MANAGER: &str = "bowline";
 
 /// Requests at once, so that a server behind a long line is not waited for a hundred times.
 pub(crate) const AT_ONCE: usize = 8;
+/// A server may be away for so long: one that is upgraded is.
+pub(crate) const AWAY: Duration = Duration::from_secs(60);
+/// Before it is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// A server that does not take a connection for so long is not there.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -236,6 +240,17 @@ impl Cluster {
         Some(format!("{api}{within}/{}/{}", place.plural, id.name))
     }
 
+    /// [`Self::apply`], again where the server is away: the same applied twice is the same.
+    pub(crate) async fn put(&self, object: &Object, how: How) -> Result<Value, Refusal> {
+        let began = Instant::now();
+        loop {
+            match self.apply(object, how).await {
+                Err(refusal) if refusal.is_away() && began.elapsed() < AWAY => tokio::time::sleep(PAUSE).await,
+                answer => return answer,
+            }
+        }
+    }
+
     /// Server-side apply. A field that is unknown, or somebody else's, is refused.
     pub async fn apply(&self, object: &Object, how: How) -> Result<Value, Refusal> {
         let id = object.id();
@@ -321,5 +336,59 @@ impl Cluster {
         owners.sort_by(|a, b| (&a.env, &a.app).cmp(&(&b.env, &b.app)));
         owners.dedup();
         Ok(owners)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::object::Stage;
+
+    /// A server that answers one request after another like this.
+    fn server(answers: Vec<&'static str>) -> Cluster {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length) = (String::new(), 0);
+                while reader.read_line(&mut line).unwrap() > 2 {
+                    if let Some(text) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = text.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                reader.read_exact(&mut vec![0; length]).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let place = Place { plural: "configmaps".to_owned(), namespaced: true };
+        Cluster {
+            client: Client::try_from(config).unwrap(),
+            context: "tests".to_owned(),
+            namespace: "shop".to_owned(),
+            kinds: BTreeMap::from([("v1".to_owned(), BTreeMap::from([("ConfigMap".to_owned(), place)]))]),
+            claim: None,
+        }
+    }
+
+    const BROKEN: &str = "HTTP/1.1 500 Internal Server Error\r\nconnection: close\r\ncontent-length: 48\r\n\r\n{\"status\":\"Failure\",\"code\":500,\"message\":\"etcd\"}";
+    const DONE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 20\r\n\r\n{\"kind\":\"ConfigMap\"}";
+
+    fn config() -> Object {
+        let body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "shop-web" } });
+        Object { stage: Stage::Config, body }
+    }
+
+    #[tokio::test]
+    async fn what_a_server_could_not_do_just_then_is_asked_of_it_again() {
+        let cluster = server(vec![BROKEN, "", DONE]);
+        let how = How { dry: false, take_over: false };
+        assert_eq!(cluster.put(&config(), how).await.unwrap()["kind"], "ConfigMap");
     }
 }

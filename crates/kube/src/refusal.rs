@@ -48,6 +48,15 @@ impl Refusal {
         self.code() == 403
     }
 
+    /// The same request may be answered soon: nobody answered, or the server could not just then.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Status(status) => status.code >= 500 || status.code == 429,
+            Self::Away(_) => true,
+            Self::Request(_) => false,
+        }
+    }
+
     /// It is there already, or is not as it was.
     pub fn is_taken(&self) -> bool {
         self.code() == 409
@@ -93,6 +102,19 @@ fn manager(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_cannot_just_now_is_away() {
+        let check = |code: u16, expected: bool| {
+            let status: Status = serde_json::from_value(serde_json::json!({ "code": code })).unwrap();
+            assert_eq!(Refusal::Status(Box::new(status)).is_away(), expected, "{code}");
+        };
+        check(500, true);
+        check(503, true);
+        check(429, true);
+        check(409, false);
+        check(403, false);
+    }
 
     #[test]
     fn a_conflict_says_who_has_which_field() {

@@ -357,7 +357,7 @@ impl Rollout<'_> {
             let cluster = &*self.cluster;
             let put = |object: &'a Object| async move {
                 let how = How { dry: false, take_over: take.of(&object.id()) };
-                (object, cluster.apply(object, how).await)
+                (object, cluster.put(object, how).await)
             };
             let mut putting = stream::iter(these.iter().copied()).map(put).buffered(AT_ONCE);
             let mut applied = Vec::new();

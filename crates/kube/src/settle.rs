@@ -6,6 +6,7 @@ use std::time::Duration;
 use bowline_core::fault::{Fault, FaultKind};
 use tokio::time::Instant;
 
+use crate::cluster::AWAY;
 use crate::look::{self, Look, Seen, Stands, Trouble};
 use crate::object::Id;
 use crate::refusal::Refusal;
@@ -13,8 +14,6 @@ use crate::rollout::{Applied, Rollout, Stop, Told};
 
 /// How often a cluster is looked at while something comes up.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A server may be away for so long: one that is upgraded is.
-const AWAY: Duration = Duration::from_secs(60);
 /// Of a log, what is shown.
 const LAST_LINES: usize = 20;
 
@@ -49,7 +48,7 @@ impl Rollout<'_> {
                     }
                     (self.tell)(Told::Waits(waits));
                 }
-                Err(refusal) if refusal.code() == 0 && now.duration_since(seen_at) < AWAY => {}
+                Err(refusal) if refusal.is_away() && now.duration_since(seen_at) < AWAY => {}
                 Err(refusal) => {
                     return Err(refusal
                         .fault("what was applied cannot be looked at")
