@@ -28,6 +28,8 @@ pub(crate) const AWAY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 /// A server that does not take a connection for so long is not there.
 const CONNECT: Duration = Duration::from_secs(10);
+/// A request that is not answered for so long is not: a way that was cut says nothing.
+const ANSWERS: Duration = Duration::from_secs(30);
 
 /// Of an object that was there before the app's first release: nothing here deletes it.
 const FOUND: &str = "bowline.dev/found";
@@ -60,6 +62,7 @@ pub struct Cluster {
     kinds: BTreeMap<String, BTreeMap<String, Place>>,
     /// The record of the release that comes out, and when it was last said that somebody is there.
     claim: Option<(String, Instant)>,
+    answers: Duration,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -119,7 +122,7 @@ impl Cluster {
         config.connect_timeout = Some(CONNECT);
         let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_owned);
         let client = Client::try_from(config).map_err(|error| unfit(&error))?;
-        Ok(Self { client, context, namespace, kinds: BTreeMap::new(), claim: None })
+        Ok(Self { client, context, namespace, kinds: BTreeMap::new(), claim: None, answers: ANSWERS })
     }
 
     pub fn namespace(&self) -> &str {
@@ -139,7 +142,15 @@ impl Cluster {
         let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
         let request = Request::builder().method(method).uri(path).header("content-type", kind).header("accept", JSON);
         let request = request.body(body).map_err(Refusal::Request)?;
-        Ok(self.client.request(request).await?)
+        self.answered(self.client.request(request)).await
+    }
+
+    /// What is answered in time.
+    pub(crate) async fn answered<T>(&self, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
+        match tokio::time::timeout(self.answers, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Refusal::Slow(self.answers)),
+        }
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, Refusal> {
@@ -194,12 +205,12 @@ impl Cluster {
     /// Text that goes on: a log.
     pub async fn stream(&self, path: &str) -> Result<impl AsyncBufRead + use<>, Refusal> {
         let request = Request::get(path).body(Vec::new()).map_err(Refusal::Request)?;
-        Ok(self.client.request_stream(request).await?)
+        self.answered(self.client.request_stream(request)).await
     }
 
     pub async fn text(&self, path: &str) -> Result<String, Refusal> {
         let request = Request::get(path).body(Vec::new()).map_err(Refusal::Request)?;
-        Ok(self.client.request_text(request).await?)
+        self.answered(self.client.request_text(request)).await
     }
 
     /// Groups of APIs that are served.
@@ -374,6 +385,7 @@ mod tests {
             namespace: "shop".to_owned(),
             kinds: BTreeMap::from([("v1".to_owned(), BTreeMap::from([("ConfigMap".to_owned(), place)]))]),
             claim: None,
+            answers: ANSWERS,
         }
     }
 
@@ -390,5 +402,17 @@ mod tests {
         let cluster = server(vec![BROKEN, "", DONE]);
         let how = How { dry: false, take_over: false };
         assert_eq!(cluster.put(&config(), how).await.unwrap()["kind"], "ConfigMap");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_for_a_server_that_says_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let mut cluster = server(Vec::new());
+        (cluster.client, cluster.answers) = (Client::try_from(config).unwrap(), Duration::from_millis(20));
+        let refusal = cluster.get("/api").await.unwrap_err();
+        assert!(matches!(refusal, Refusal::Slow(_)) && refusal.is_away(), "{refusal}");
+        assert!(matches!(cluster.text("/log").await, Err(Refusal::Slow(_))));
+        drop(listener);
     }
 }

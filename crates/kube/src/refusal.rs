@@ -1,5 +1,7 @@
 //! What a server of Kubernetes answers instead of doing what it was asked, and what is made of it.
 
+use std::time::Duration;
+
 use bowline_core::fault::{Fault, FaultKind};
 use kube::core::Status;
 
@@ -11,6 +13,8 @@ pub enum Refusal {
     /// Nobody answered, or not what was asked.
     #[error("the cluster does not answer")]
     Away(#[source] Box<kube::Error>),
+    #[error("the cluster has not answered for {} s", .0.as_secs())]
+    Slow(Duration),
     #[error("the request cannot be written")]
     Request(#[source] http::Error),
 }
@@ -36,7 +40,7 @@ impl Refusal {
     pub fn code(&self) -> u16 {
         match self {
             Self::Status(status) => status.code,
-            Self::Away(_) | Self::Request(_) => 0,
+            Self::Away(_) | Self::Slow(_) | Self::Request(_) => 0,
         }
     }
 
@@ -52,7 +56,7 @@ impl Refusal {
     pub fn is_away(&self) -> bool {
         match self {
             Self::Status(status) => status.code >= 500 || status.code == 429,
-            Self::Away(_) => true,
+            Self::Away(_) | Self::Slow(_) => true,
             Self::Request(_) => false,
         }
     }
