@@ -1,5 +1,6 @@
 //! `--to kubernetes`: the real binary on a real API server, whose controllers and scheduler do the rest.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::LazyLock;
@@ -120,6 +121,15 @@ fn deployment(namespace: &str, name: &str) -> Value {
 
 fn image_of(deployment: &Value) -> String {
     deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().expect("an image").to_owned()
+}
+
+/// What the record of a release says.
+fn unpacked(record: &Value) -> Option<String> {
+    use base64::Engine;
+    let packed = base64::prelude::BASE64_STANDARD.decode(record["binaryData"]["release"].as_str()?).expect("base64");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("it is packed text");
+    Some(text)
 }
 
 #[test]
@@ -437,8 +447,14 @@ fn kubernetes_is_operated_by_the_same_verbs() {
     assert_ne!(named("verbs"), first, "another value is another object");
     let listed = who.json(&["secret", "list", "hello", "--env", "production"]);
     assert_eq!((&listed["secrets"][0]["version"], &listed["secrets"][0]["by"]), (&json!(2), &json!("admin")));
-    let records = cluster().admin.get("/api/v1/namespaces/verbs/configmaps").done().to_string();
-    assert!(!records.contains("hunter"), "no value is in the records");
+    let records = cluster().admin.get("/api/v1/namespaces/verbs/configmaps").done();
+    assert!(!records.to_string().contains("hunter"), "no value is in what is there to be read");
+    let unpacked: Vec<String> = records["items"].as_array().expect("a list").iter().filter_map(unpacked).collect();
+    assert_eq!(unpacked.len(), 2, "each release has a record");
+    assert!(
+        unpacked.iter().all(|text| text.contains("hello-web") && !text.contains("hunter")),
+        "no value is in a record"
+    );
 
     wait("the pods of the release before are gone", SOON, || {
         let pods = cluster().admin.get("/api/v1/namespaces/verbs/pods").done();
@@ -464,6 +480,26 @@ fn kubernetes_is_operated_by_the_same_verbs() {
     assert_eq!(said.status.code(), Some(127), "{}", text(&said));
     let said = who.fails(&["restart", "hello", "--env", "production"], 2);
     assert!(said.contains("not for Kubernetes"), "{said}");
+}
+
+#[test]
+fn kubernetes_exec_is_left_while_the_cluster_says_nothing() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let server = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let bowline = Bowline::new();
+    let config = bowline.folder("nobody").join("config");
+    let context = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "tests", "users": [{ "name": "tests", "user": {} }],
+        "clusters": [{ "name": "tests", "cluster": { "server": server } }],
+        "contexts": [{ "name": "tests", "context": { "cluster": "tests", "user": "tests", "namespace": "none" } }],
+    });
+    std::fs::write(&config, context.to_string()).expect("a test's file");
+    let args = ["--to", "kubernetes:tests/none", "exec", "hello.web", "--env", "production", "--", "true"];
+    let mut exec = bowline.command(&args).env("KUBECONFIG", &config).spawn().expect("the binary runs");
+    let _asks = listener.accept().expect("it asks");
+    let told = std::process::Command::new("kill").args(["-INT", &exec.id().to_string()]).status();
+    assert!(told.expect("it is there").success());
+    assert_eq!(exec.wait().expect("a child").code(), Some(130));
 }
 
 #[test]
