@@ -324,6 +324,38 @@ fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
 }
 
 #[test]
+fn kubernetes_what_runs_before_a_release_runs_once() {
+    cluster().namespace("before", "restricted");
+    let (who, admin) = (Who::admin("before"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    let file = folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("a test's file");
+    std::fs::write(&file, format!("{toml}\n[release]\nbefore = \"bin/migrate\"\n")).expect("a test's file");
+    let jobs = || -> Vec<String> {
+        let all = admin.get("/apis/batch/v1/namespaces/before/jobs").done();
+        let uid = |job: &Value| job["metadata"]["uid"].as_str().map(str::to_owned);
+        all["items"].as_array().expect("a list").iter().filter_map(uid).collect()
+    };
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let first = jobs();
+    assert_eq!(first.len(), 1);
+    // Another image is another command; the one before is not to run again when its release is brought out again.
+    who.does(&words(&deploy(&folder, "hello", "2")));
+    assert_eq!(jobs().len(), 2);
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(jobs().contains(&first[0]), "it is the same object");
+    // Somebody has tidied up.
+    let all = admin.get("/apis/batch/v1/namespaces/before/jobs").done();
+    for job in all["items"].as_array().expect("a list") {
+        let name = job["metadata"]["name"].as_str().expect("a name");
+        admin.delete(&format!("/apis/batch/v1/namespaces/before/jobs/{name}?propagationPolicy=Background")).done();
+    }
+    wait("they are gone", SOON, || jobs().is_empty().then_some(()));
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(said.contains("nothing of it has changed") && jobs().is_empty(), "{said}");
+}
+
+#[test]
 fn kubernetes_a_database_that_does_not_come_up_is_put_back() {
     cluster().namespace("database", "restricted");
     let (who, admin) = (Who::admin("database"), &cluster().admin);

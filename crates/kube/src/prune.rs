@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::history::{Release, State};
-use crate::object::{Id, Object};
+use crate::object::{Id, Object, Stage};
 
 /// What becomes of what earlier releases have made and this one does not want.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +20,10 @@ const DATA: [(&str, &str); 2] = [("", "PersistentVolumeClaim"), ("postgresql.cnp
 /// What is in no inventory of a release is nobody's business here; of what is, this wants the rest gone. Secrets are removed by who
 /// sets them: a release that is gone back to reads them again.
 pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
-    let wanted: Vec<Id> = wanted.iter().map(Object::id).collect();
+    let mut wanted: Vec<Id> = wanted.iter().map(Object::id).collect();
+    // What ran before a release that served is not to run again when the same is brought out again: it stays as long as its record.
+    let served = releases.iter().filter(|release| release.served.is_some()).flat_map(|release| &release.objects);
+    wanted.extend(served.filter(|object| object.stage == Stage::Before).map(Object::id));
     let known = releases.iter().filter(|release| release.state != State::Refused).flat_map(|release| &release.objects);
     let mut all: Vec<_> = known.map(|object| (object.stage, object.id())).collect();
     all.sort_by(|(one, a), (other, b)| other.cmp(one).then_with(|| a.cmp(b)));
@@ -44,6 +47,16 @@ pub(crate) fn is_foreign(id: &Id, releases: &[Release]) -> bool {
     !is_secret(id) && !known.any(|object| object.id().is_same(id))
 }
 
+/// What ran before releases whose records are given up, and before none of those that are kept.
+pub(crate) fn ran_before(given_up: &[&Release], kept: &[&Release]) -> Vec<Id> {
+    let ran = |releases: &[&Release]| -> Vec<Id> {
+        let objects = releases.iter().flat_map(|release| &release.objects);
+        objects.filter(|object| object.stage == Stage::Before).map(Object::id).collect()
+    };
+    let kept = ran(kept);
+    ran(given_up).into_iter().filter(|id| !kept.iter().any(|one| one.is_same(id))).collect()
+}
+
 /// Whether it holds data of people.
 pub(crate) fn is_data(id: &Id) -> bool {
     DATA.contains(&(id.group.as_str(), id.kind.as_str()))
@@ -58,7 +71,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::object::Stage;
 
     fn object(stage: Stage, api: &str, kind: &str, name: &str) -> Object {
         Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name } }) }
@@ -115,6 +127,17 @@ mod tests {
         let was = vec![object(Stage::Edge, "gateway.networking.k8s.io/v1beta1", "HTTPRoute", "shop-main")];
         let is = vec![object(Stage::Edge, "gateway.networking.k8s.io/v1", "HTTPRoute", "shop-main")];
         assert_eq!(prune(&is, &[release(1, State::Serves, was)]), Prune::default());
+    }
+
+    #[test]
+    fn what_ran_before_a_release_stays_as_long_as_its_record() {
+        let job = |name: &str| vec![object(Stage::Before, "batch/v1", "Job", name)];
+        let served = Release { served: Some(5), ..release(1, State::Serves, job("before-1")) };
+        let failed = release(2, State::Rejected, job("before-2"));
+        let found = prune(&[], &[served.clone(), failed.clone()]);
+        assert_eq!(names(&found.go), ["Job/before-2"], "one that failed may run again");
+        assert_eq!(names(&ran_before(&[&served], &[&failed])), ["Job/before-1"]);
+        assert_eq!(ran_before(&[&served], &[&served, &failed]), []);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::cluster::{AT_ONCE, Cluster, Deletion, How};
 use crate::history::{self, Release, State};
 use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
-use crate::prune::{is_data, is_foreign, prune};
+use crate::prune::{is_data, is_foreign, prune, ran_before};
 use crate::refusal::Refusal;
 use crate::replicas;
 
@@ -128,6 +128,8 @@ impl Rollout<'_> {
             }
         }
         let brought = match self.mark(&there, &releases).await {
+            // What ran before it has run.
+            Ok(()) if same => self.bring(&Way::Same.objects(&release.objects), &take).await,
             Ok(()) => self.bring(&release.objects, &take).await,
             Err(fault) => Err(fault.into()),
         };
@@ -394,20 +396,28 @@ impl Rollout<'_> {
         known.iter_mut().filter(|one| one.state == State::Serves).for_each(|one| one.state = State::Served);
         known.push(release);
         known.sort_by_key(|one| one.number);
-        for number in history::outlived(&known) {
-            let record = Id {
-                group: String::new(),
-                version: "v1".to_owned(),
-                kind: "ConfigMap".to_owned(),
-                name: history::name(self.owner, number),
-            };
-            let known = self.cluster.learn([&record]).await;
-            // One more is kept, and given up the next time.
-            if known.is_ok() {
-                let _ = self.cluster.delete(&record, self.owner).await;
+        self.give_up(&known).await;
+        Ok(())
+    }
+
+    /// Records that are outlived go, and what ran before them with them. What is kept is given up the next time.
+    async fn give_up(&mut self, known: &[Release]) {
+        let numbers = history::outlived(known);
+        let (given_up, kept): (Vec<&Release>, Vec<&Release>) =
+            known.iter().partition(|one| numbers.contains(&one.number));
+        let record = |number: u32| Id {
+            group: String::new(),
+            version: "v1".to_owned(),
+            kind: "ConfigMap".to_owned(),
+            name: history::name(self.owner, number),
+        };
+        let mut ids = ran_before(&given_up, &kept);
+        ids.extend(numbers.into_iter().map(record));
+        if self.cluster.learn(&ids).await.is_ok() {
+            for id in &ids {
+                let _ = self.cluster.delete(id, self.owner).await;
             }
         }
-        Ok(())
     }
 
     /// What the releases before have made and this one does not want. What cannot be removed is said, and in the way of nothing.
@@ -467,10 +477,11 @@ impl Rollout<'_> {
             }
         }
         release.state = State::Rejected;
-        let mut known = releases;
+        let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != number).collect();
         known.push(release.clone());
         let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
         let stays = self.remove(kept, &known).await;
+        self.give_up(&known).await;
         let fault = fault.caused_by(match (&before, stays) {
             (Some(before), _) if ran_alone(&release.objects, &before.objects) => format!(
                 "it was taken back, and release {} serves again; what `release.before` has done is not undone",
@@ -495,6 +506,8 @@ impl Rollout<'_> {
 /// Why what served is applied again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
+    /// It is the one that serves.
+    Same,
     /// Somebody goes back to it: the servers of its data are left as they are, unless they are not there.
     Back,
     /// Another one is undone: what that changed of the servers, too.
@@ -506,7 +519,11 @@ impl Way {
     fn objects(self, all: &[Object]) -> Vec<Object> {
         let counts = |object: &&Object| match object.stage {
             Stage::Before => false,
-            Stage::Data => self == Self::Undone && !is_data(&object.id()),
+            Stage::Data => match self {
+                Self::Same => true,
+                Self::Undone => !is_data(&object.id()),
+                Self::Back => false,
+            },
             Stage::Config | Stage::Workload | Stage::Edge | Stage::Watch => true,
         };
         all.iter().filter(counts).cloned().collect()
@@ -548,6 +565,7 @@ mod tests {
             let kinds: Vec<String> = way.objects(&all).iter().map(|object| object.id().kind).collect();
             assert_eq!(kinds, expected);
         };
+        check(Way::Same, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
         check(Way::Undone, &["ConfigMap", "StatefulSet", "Deployment"]);
         check(Way::Back, &["ConfigMap", "Deployment"]);
         assert!(ran_alone(&all, &all[..4]) && !ran_alone(&all, &all) && !ran_alone(&all[..4], &all));
