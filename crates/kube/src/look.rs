@@ -253,37 +253,63 @@ fn stateful(seen: Seen<'_>) -> Stands {
     let (now, status) = (seen.workload, &seen.workload["status"]);
     let wanted = now["spec"]["replicas"].as_i64().unwrap_or(1);
     let [ready, updated] = ["readyReplicas", "updatedReplicas"].map(|key| number(&status[key]));
-    let is_seen = number(&status["observedGeneration"]) >= number(&now["metadata"]["generation"]);
-    if is_seen && ready >= wanted && (updated >= wanted || status["currentRevision"] == status["updateRevision"]) {
+    if number(&status["observedGeneration"]) < number(&now["metadata"]["generation"]) {
+        return Stands::Waits("to be taken up".to_owned());
+    }
+    if ready >= wanted && (updated >= wanted || status["currentRevision"] == status["updateRevision"]) {
         return Stands::Ready;
     }
-    let uid = &now["metadata"]["uid"];
-    let pods: Vec<&Value> = seen.pods.iter().filter(|pod| is_of(pod, uid)).collect();
-    match wrong(&pods, seen.events) {
+    let all = of(seen);
+    let pods: Vec<&Value> = all.iter().copied().filter(|pod| is_of_revision(pod, status) && is_alive(pod)).collect();
+    match wrong(&pods, seen.events).or_else(|| not_made(seen, &all, wanted)) {
         Some(trouble) => Stands::Trouble(trouble),
-        None => match event_of(seen.events, &now["metadata"]["uid"], "FailedCreate") {
-            Some(said) => Stands::Trouble(refused(said)),
-            None => Stands::Waits(format!("{ready} of {wanted} ready")),
-        },
+        None => Stands::Waits(format!("{ready} of {wanted} ready")),
     }
 }
 
+/// The pods of a workload itself.
+fn of<'a>(seen: Seen<'a>) -> Vec<&'a Value> {
+    seen.pods.iter().filter(|pod| is_of(pod, &seen.workload["metadata"]["uid"])).collect()
+}
+
+/// Why pods are missing: what was refused before the newest of them was made has passed.
+fn not_made(seen: Seen<'_>, pods: &[&Value], wanted: i64) -> Option<Trouble> {
+    if i64::try_from(pods.len()).is_ok_and(|there| there >= wanted) {
+        return None;
+    }
+    let newest = pods.iter().filter_map(|pod| time(&pod["metadata"]["creationTimestamp"])).max();
+    let uid = &seen.workload["metadata"]["uid"];
+    let told = |event: &&Value| event["involvedObject"]["uid"] == *uid && event["reason"] == "FailedCreate";
+    let event = seen
+        .events
+        .iter()
+        .rev()
+        .find(|event| told(event) && newest.is_none_or(|newest| last(event) >= Some(newest)))?;
+    Some(refused(text(&event["message"]).trim().to_owned()))
+}
+
+/// When an event was told the last time.
+fn last(event: &Value) -> Option<jiff::Timestamp> {
+    let all = [&event["lastTimestamp"], &event["series"]["lastObservedTime"], &event["eventTime"]];
+    all.into_iter().filter_map(time).max()
+}
+
+fn time(value: &Value) -> Option<jiff::Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
 fn job(seen: Seen<'_>) -> Stands {
-    let (now, status) = (seen.workload, &seen.workload["status"]);
+    let status = &seen.workload["status"];
     if condition(status, "Complete", "True").is_some() {
         return Stands::Ready;
     }
-    let uid = &now["metadata"]["uid"];
-    let pods: Vec<&Value> = seen.pods.iter().filter(|pod| is_of(pod, uid)).collect();
+    let pods = of(seen);
     if let Some(said) = condition(status, "Failed", "True") {
         return Stands::Trouble(Trouble { kind: Kind::Failed, said, pod: first(&pods) });
     }
-    match wrong(&pods, seen.events) {
+    match wrong(&pods, seen.events).or_else(|| not_made(seen, &pods, 1)) {
         Some(trouble) => Stands::Trouble(trouble),
-        None => match event_of(seen.events, uid, "FailedCreate") {
-            Some(said) => Stands::Trouble(refused(said)),
-            None => Stands::Waits("its end".to_owned()),
-        },
+        None => Stands::Waits("its end".to_owned()),
     }
 }
 
@@ -550,6 +576,34 @@ mod tests {
         let mut ending = of_revision("old", missing());
         ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         check(2, &[ending], None);
+    }
+
+    #[test]
+    fn of_a_database_the_pods_of_this_release_are_judged_and_what_is_refused_now() {
+        let check = |pods: &[Value], events: &[Value], expected: Option<Kind>| {
+            let workload = database(2);
+            let look = look(Seen { workload: &workload, sets: &[], pods, events });
+            let kind = match look.stands {
+                Stands::Trouble(trouble) => Some(trouble.kind),
+                Stands::Ready | Stands::Waits(_) => None,
+            };
+            assert_eq!(kind, expected, "{pods:?} {events:?}");
+        };
+        let missing = || waiting("ImagePullBackOff", json!({}));
+        check(&[of_revision("old", missing())], &[], None);
+        check(&[of_revision("new", missing())], &[], Some(Kind::Image));
+        let refused = |at: &str| json!({ "involvedObject": { "uid": "s" }, "reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": at });
+        check(&[], &[refused("2026-01-01T10:00:00Z")], Some(Kind::Quota));
+        check(&[of_revision("new", json!({}))], &[refused("2026-01-01T10:00:00Z")], None);
+        let mut workload = database(2);
+        workload["spec"]["replicas"] = json!(2);
+        let mut one = of_revision("new", json!({}));
+        one["metadata"]["creationTimestamp"] = json!("2026-01-01T10:00:05Z");
+        for (at, expected) in [("2026-01-01T10:00:00Z", false), ("2026-01-01T10:00:06Z", true)] {
+            let (pods, events) = ([one.clone()], [refused(at)]);
+            let look = look(Seen { workload: &workload, sets: &[], pods: &pods, events: &events });
+            assert_eq!(matches!(look.stands, Stands::Trouble(_)), expected, "{at}");
+        }
     }
 
     #[test]
