@@ -73,6 +73,12 @@ struct Judged {
     take: Take,
 }
 
+impl Judged {
+    fn has(&self, id: &Id) -> bool {
+        self.there.iter().any(|(there, _)| there == id)
+    }
+}
+
 /// What becomes ours that others have set.
 #[derive(Debug, Default)]
 struct Take {
@@ -129,7 +135,7 @@ impl Rollout<'_> {
         }
         let brought = match self.mark(&there, &releases).await {
             // What ran before it has run.
-            Ok(()) if same => self.bring(&Way::Same.objects(&release.objects), &take).await,
+            Ok(()) if same => self.bring(&Way::Same.objects(&release.objects, |_| true), &take).await,
             Ok(()) => self.bring(&release.objects, &take).await,
             Err(fault) => Err(fault.into()),
         };
@@ -163,7 +169,9 @@ impl Rollout<'_> {
         (self.tell)(Told::Starting);
         // One that has not come to its end may have left the servers of databases half changed.
         let way = if history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
-        self.bring(&way.objects(&target.objects), &judged.take).await.map_err(|stop| stop.fault)?;
+        self.bring(&way.objects(&target.objects, |id| judged.has(id)), &judged.take)
+            .await
+            .map_err(|stop| stop.fault)?;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
@@ -462,7 +470,7 @@ impl Rollout<'_> {
         let before = history::serving(&releases).cloned();
         let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
         if let Some(before) = &before {
-            let objects = Way::Undone.objects(&before.objects);
+            let objects = Way::Undone.objects(&before.objects, |_| true);
             let put_back = match self.learn(&objects).await {
                 Ok(()) => self.bring(&objects, &Take::ALL).await.map_err(|stop| stop.fault),
                 Err(error) => Err(error),
@@ -516,13 +524,13 @@ enum Way {
 
 impl Way {
     /// What of a release is applied. Data themselves are never undone, and what ran before a release is not repeated.
-    fn objects(self, all: &[Object]) -> Vec<Object> {
+    fn objects(self, all: &[Object], is_there: impl Fn(&Id) -> bool) -> Vec<Object> {
         let counts = |object: &&Object| match object.stage {
             Stage::Before => false,
             Stage::Data => match self {
                 Self::Same => true,
-                Self::Undone => !is_data(&object.id()),
-                Self::Back => false,
+                Self::Undone => !is_data(&object.id()) || !is_there(&object.id()),
+                Self::Back => !is_there(&object.id()),
             },
             Stage::Config | Stage::Workload | Stage::Edge | Stage::Watch => true,
         };
@@ -561,13 +569,16 @@ mod tests {
             object(Stage::Before, "batch/v1", "Job"),
             object(Stage::Workload, "apps/v1", "Deployment"),
         ];
-        let check = |way: Way, expected: &[&str]| {
-            let kinds: Vec<String> = way.objects(&all).iter().map(|object| object.id().kind).collect();
+        let there = |way: Way, is_there: bool, expected: &[&str]| {
+            let kinds: Vec<String> = way.objects(&all, |_| is_there).iter().map(|object| object.id().kind).collect();
             assert_eq!(kinds, expected);
         };
+        let check = |way: Way, expected: &[&str]| there(way, true, expected);
         check(Way::Same, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
         check(Way::Undone, &["ConfigMap", "StatefulSet", "Deployment"]);
         check(Way::Back, &["ConfigMap", "Deployment"]);
+        // What a later release has pruned is made again.
+        there(Way::Back, false, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
         assert!(ran_alone(&all, &all[..4]) && !ran_alone(&all, &all) && !ran_alone(&all[..4], &all));
     }
 }
