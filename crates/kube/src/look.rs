@@ -77,16 +77,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// How long it may last before the release is taken back: what may pass by itself is waited for.
-    pub fn patience(self) -> Duration {
+    /// How long it may last before the release is taken back: what may pass by itself is waited for. `limit`: of its workload.
+    pub fn patience(self, limit: Duration) -> Duration {
         Duration::from_secs(match self {
             Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed | Self::InTheWay => 0,
-            // Pulled twice in vain: a registry that was away is asked again within that.
-            Self::Image => 5,
             Self::Configuration | Self::Refused => 10,
             Self::Quota => 15,
-            // What it needs may be on its way: a database, a node that an autoscaler adds.
-            Self::Crashes(false) | Self::Unschedulable | Self::Storage => 30,
+            // A registry that was away is asked again within that, twice; a database that is needed may be on its way.
+            Self::Image | Self::Crashes(false) => 30,
+            // A node that an autoscaler adds takes minutes, and so does a disk.
+            Self::Unschedulable | Self::Storage => return limit,
         })
     }
 
@@ -105,7 +105,7 @@ impl Kind {
             Self::Storage => {
                 "`kubectl get pvc,storageclass` shows what its volumes wait for; `kubernetes.storage_class` says another class"
             }
-            Self::Deadline => "its pods run and are not ready: `health` asks what the service must answer",
+            Self::Deadline => "pods that run and are not ready: `health` asks what the service must answer",
             Self::Failed => "the end of what it wrote stands above",
             Self::InTheWay => "whoever may delete pods removes it, then run this again",
         }
@@ -222,13 +222,18 @@ fn deployment(seen: Seen<'_>) -> Stands {
         return Stands::Ready;
     }
     let pods = newest(seen);
-    if let Some(trouble) = wrong(&pods, seen.events) {
-        return Stands::Trouble(trouble);
+    let late = condition_for(status, "Progressing", "False", "ProgressDeadlineExceeded").is_some();
+    match wrong(&pods, seen.events) {
+        Some(trouble) if late => {
+            return Stands::Trouble(Trouble { kind: Kind::Deadline, said: trouble.to_string(), pod: trouble.pod });
+        }
+        Some(trouble) => return Stands::Trouble(trouble),
+        None => {}
     }
     if let Some(said) = condition(status, "ReplicaFailure", "True") {
         return Stands::Trouble(refused(said));
     }
-    if condition_for(status, "Progressing", "False", "ProgressDeadlineExceeded").is_some() {
+    if late {
         let unwell = unwell(&pods, seen.events);
         return Stands::Trouble(Trouble { kind: Kind::Deadline, said: unwell.unwrap_or_default(), pod: first(&pods) });
     }
@@ -604,6 +609,18 @@ mod tests {
             let look = look(Seen { workload: &workload, sets: &[], pods: &pods, events: &events });
             assert_eq!(matches!(look.stands, Stands::Trouble(_)), expected, "{at}");
         }
+    }
+
+    #[test]
+    fn what_may_come_by_itself_is_waited_for_until_the_deadline() {
+        let unbound = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" }] });
+        let pods = [pod("new", "a", unbound)];
+        let status = |late: &str| json!({ "observedGeneration": 2, "conditions": [{ "type": "Progressing", "status": late, "reason": "ProgressDeadlineExceeded" }] });
+        assert_eq!(trouble(status("True"), &pods, &[]), (Kind::Unschedulable, "0/1 nodes".to_owned()));
+        assert_eq!(trouble(status("False"), &pods, &[]), (Kind::Deadline, "no node takes it: 0/1 nodes".to_owned()));
+        let limit = Duration::from_secs(660);
+        assert_eq!(Kind::Unschedulable.patience(limit), limit);
+        assert_eq!(Kind::Image.patience(limit), Duration::from_secs(30));
     }
 
     #[test]

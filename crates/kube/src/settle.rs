@@ -159,7 +159,7 @@ impl Patience {
                 Some(_) | None => now,
             };
             self.since.insert(look.what.clone(), (trouble.kind, since));
-            if over.is_none() && now.duration_since(since) >= trouble.kind.patience() {
+            if over.is_none() && now.duration_since(since) >= trouble.kind.patience(look.limit()) {
                 over = Some((look.what.clone(), trouble.clone()));
             }
         }
@@ -203,7 +203,7 @@ mod tests {
         let mut at = |seconds, look: Look| patience.ends(&[look], start + Duration::from_secs(seconds)).is_some();
         assert!(!at(0, in_trouble(Kind::Quota)));
         assert!(!at(14, in_trouble(Kind::Quota)));
-        assert!(!at(15, in_trouble(Kind::Unschedulable)), "it is another kind, and begins anew");
+        assert!(!at(15, in_trouble(Kind::Image)), "it is another kind, and begins anew");
         assert!(!at(20, in_trouble(Kind::Quota)));
         assert!(!at(30, waiting(0, None)));
         assert!(!at(40, in_trouble(Kind::Quota)), "it had passed");
