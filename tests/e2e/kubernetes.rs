@@ -372,7 +372,7 @@ fn kubernetes_a_database_that_does_not_come_up_is_put_back() {
         let second = scope.spawn(|| who.fails(&words(&deploy(&folder, "users", "2")), 1));
         wait("the new pod is there", SOON, || image_of_pod().ends_with(&"2".repeat(64)).then_some(()));
         // Nothing but its end brings the pod before back: the cluster waits for it for ever.
-        wait("it has made way", SOON, || image_of_pod().ends_with(&"1".repeat(64)).then_some(()));
+        wait("it has made way", SOON * 3, || image_of_pod().ends_with(&"1".repeat(64)).then_some(()));
         cluster().kubelet.let_pods("database", "users-postgres-db", Fate::Well, "");
         second.join().expect("it has ended")
     });

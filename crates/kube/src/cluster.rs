@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
-use futures_util::{AsyncBufRead, StreamExt, TryStreamExt, stream};
+use futures_util::{AsyncBufRead, AsyncReadExt, StreamExt, TryStreamExt, stream};
 use http::{Method, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -208,9 +208,18 @@ impl Cluster {
         self.answered(self.client.request_stream(request)).await
     }
 
+    /// All of a log. A byte that is no text is shown as such.
     pub async fn text(&self, path: &str) -> Result<String, Refusal> {
-        let request = Request::get(path).body(Vec::new()).map_err(Refusal::Request)?;
-        self.answered(self.client.request_text(request)).await
+        let read = async {
+            let mut log = std::pin::pin!(self.stream(path).await?);
+            let mut bytes = Vec::new();
+            log.read_to_end(&mut bytes)
+                .await
+                .map_err(|error| Refusal::Away(Box::new(kube::Error::ReadEvents(error))))?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let slow = |_| Refusal::Slow(self.answers);
+        tokio::time::timeout(self.answers, read).await.map_err(slow)?
     }
 
     /// Groups of APIs that are served.
@@ -359,7 +368,7 @@ mod tests {
     use crate::object::Stage;
 
     /// A server that answers one request after another like this.
-    fn server(answers: Vec<&'static str>) -> Cluster {
+    fn server(answers: Vec<&'static [u8]>) -> Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
@@ -374,7 +383,7 @@ mod tests {
                     line.clear();
                 }
                 reader.read_exact(&mut vec![0; length]).unwrap();
-                stream.write_all(answer.as_bytes()).unwrap();
+                stream.write_all(answer).unwrap();
             }
         });
         let config = Config::new(format!("http://{address}").parse().unwrap());
@@ -389,8 +398,8 @@ mod tests {
         }
     }
 
-    const BROKEN: &str = "HTTP/1.1 500 Internal Server Error\r\nconnection: close\r\ncontent-length: 48\r\n\r\n{\"status\":\"Failure\",\"code\":500,\"message\":\"etcd\"}";
-    const DONE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 20\r\n\r\n{\"kind\":\"ConfigMap\"}";
+    const BROKEN: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nconnection: close\r\ncontent-length: 48\r\n\r\n{\"status\":\"Failure\",\"code\":500,\"message\":\"etcd\"}";
+    const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 20\r\n\r\n{\"kind\":\"ConfigMap\"}";
 
     fn config() -> Object {
         let body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "shop-web" } });
@@ -399,7 +408,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_server_could_not_do_just_then_is_asked_of_it_again() {
-        let cluster = server(vec![BROKEN, "", DONE]);
+        let cluster = server(vec![BROKEN, b"", DONE]);
         let how = How { dry: false, take_over: false };
         assert_eq!(cluster.put(&config(), how).await.unwrap()["kind"], "ConfigMap");
     }
@@ -414,5 +423,11 @@ mod tests {
         assert!(matches!(refusal, Refusal::Slow(_)) && refusal.is_away(), "{refusal}");
         assert!(matches!(cluster.text("/log").await, Err(Refusal::Slow(_))));
         drop(listener);
+    }
+
+    #[tokio::test]
+    async fn a_byte_that_is_no_text_hides_no_log() {
+        let cluster = server(vec![b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\none \xff\ntw"]);
+        assert_eq!(cluster.text("/log").await.unwrap(), "one \u{fffd}\ntw");
     }
 }
