@@ -40,8 +40,6 @@ pub enum State {
     Served,
     /// It was taken back.
     Rejected,
-    /// Nothing of it was applied.
-    Refused,
 }
 
 impl State {
@@ -51,7 +49,6 @@ impl State {
             Self::Serves => "serves",
             Self::Served => "served",
             Self::Rejected => "rejected",
-            Self::Refused => "refused",
         }
     }
 }
@@ -179,9 +176,7 @@ pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> 
                     Err(invalid(format!("release {number} of {owner} was taken back, and is not tried again")))
                 }
                 State::Served | State::Serves => Ok(found),
-                State::Pending | State::Refused => {
-                    Err(invalid(format!("release {number} of {owner} has never served")))
-                }
+                State::Pending => Err(invalid(format!("release {number} of {owner} has never served"))),
             }
         }
         None => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::history::{Release, State};
+use crate::history::Release;
 use crate::object::{Id, Object, Stage};
 
 /// What becomes of what earlier releases have made and this one does not want.
@@ -24,7 +24,7 @@ pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
     // What ran before a release that served is not to run again when the same is brought out again: it stays as long as its record.
     let served = releases.iter().filter(|release| release.served.is_some()).flat_map(|release| &release.objects);
     wanted.extend(served.filter(|object| object.stage == Stage::Before).map(Object::id));
-    let known = releases.iter().filter(|release| release.state != State::Refused).flat_map(|release| &release.objects);
+    let known = releases.iter().flat_map(|release| &release.objects);
     let mut all: Vec<_> = known.map(|object| (object.stage, object.id())).collect();
     all.sort_by(|(one, a), (other, b)| other.cmp(one).then_with(|| a.cmp(b)));
     let (mut seen, mut prune) = (BTreeSet::new(), Prune::default());
@@ -71,6 +71,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::history::State;
 
     fn object(stage: Stage, api: &str, kind: &str, name: &str) -> Object {
         Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name } }) }
@@ -138,12 +139,5 @@ mod tests {
         assert_eq!(names(&found.go), ["Job/before-2"], "one that failed may run again");
         assert_eq!(names(&ran_before(&[&served], &[&failed])), ["Job/before-1"]);
         assert_eq!(ran_before(&[&served], &[&served, &failed]), []);
-    }
-
-    #[test]
-    fn what_was_refused_before_it_was_applied_made_nothing() {
-        let old = vec![object(Stage::Workload, "apps/v1", "Deployment", "shop-worker")];
-        assert_eq!(prune(&[], &[release(1, State::Refused, old.clone())]), Prune::default());
-        assert_eq!(prune(&[], &[release(1, State::Rejected, old)]).go.len(), 1);
     }
 }
