@@ -387,6 +387,9 @@ fn kubernetes_another_environment_is_not_taken_and_what_was_there_before_stays()
     let who = Who::admin("shared");
     let folder = example(&who.bowline, "hello");
     who.does(&words(&deploy(&folder, "hello", "1")));
+    let toml = std::fs::read_to_string(folder.join("bowline.toml")).expect("a test's file");
+    let staging = "[environment.staging]\nkubernetes = { ingress_class = \"nginx\" }\n";
+    std::fs::write(folder.join("bowline.toml"), format!("{toml}\n{staging}")).expect("a test's file");
     let mut staging = deploy(&folder, "hello", "2");
     staging[3] = "staging".to_owned();
     staging.push("--take-over".to_owned());

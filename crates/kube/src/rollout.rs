@@ -121,12 +121,11 @@ impl Rollout<'_> {
         let same = serving.is_some();
         // What was cut off is taken up again by the same objects.
         let begun = releases.last().filter(|last| last.state == State::Pending && last.objects == order.objects);
-        let release = match serving.or(begun) {
+        let mut release = match serving.or(begun) {
             Some(known) => known.clone(),
             None => self.record(&releases, &order).await?,
         };
         (self.tell)(Told::Starting);
-        let mut release = release;
         if release.state == State::Pending {
             self.cluster.claim(&history::name(self.owner, release.number));
             if release.why.take().is_some() {

@@ -86,7 +86,7 @@ async fn set(
     let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
     let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
     let by = cluster.user().await.map_err(|refusal| refusal.fault("the cluster does not say who you are"))?;
-    let entry = made(cluster, (key, owner), name, (value, &salt), &mut index, &by).await?;
+    let entry = made(cluster, key, name, (value, &salt), &mut index, &by).await?;
     let version = entry.version;
     cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(key, &refusal))?;
     clean(cluster, owner, &index).await.map_err(|refusal| refusal.fault("values that nobody reads any more stay"))?;
@@ -111,7 +111,7 @@ fn unwritten(key: &AppKey, refusal: &Refusal) -> Fault {
 /// The object of this value, in the index.
 async fn made<'i>(
     cluster: &Cluster,
-    (key, owner): (&AppKey, &Owner),
+    key: &AppKey,
     name: &SecretName,
     (value, salt): (&Value, &Salt),
     index: &'i mut Index,
@@ -213,13 +213,13 @@ pub(super) async fn held(
                     let value =
                         Value::new(value(&key.app.to_string(), name.as_str(), Some(path.as_path()), &Ui::new(true))?);
                     let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
-                    made(cluster, (key, owner), name, (&value, &salt), &mut index, BY_BOWLINE).await?;
+                    made(cluster, key, name, (&value, &salt), &mut index, BY_BOWLINE).await?;
                 } else if !index.contains_key(name.as_str()) {
                     match source {
                         Some(SecretSource::Store { generate: true }) => {
                             // Who may make it may not read the salt; nobody sets the same value again.
                             let salt = Salt(Value::new(random().to_vec()));
-                            made(cluster, (key, owner), name, (&generated(), &salt), &mut index, BY_BOWLINE).await?;
+                            made(cluster, key, name, (&generated(), &salt), &mut index, BY_BOWLINE).await?;
                             telling.tell(Told::Note { service: None, text: format!("secret {name} is made") });
                         }
                         // Somebody else may have made it under the name by which manifests ask for it.
