@@ -604,6 +604,6 @@ fn kubernetes_roles_let_each_do_what_is_theirs() {
     let vera = Who::of("vera", None, "roles-of-hello");
     assert!(vera.does(&["status", "hello", "--env", "production"]).contains("release 2"));
     let said = vera.fails(&words(&deploy(&folder, "hello", "3")), 3);
-    assert!(said.contains("you may not create or patch deployments.apps there"), "{said}");
+    assert!(said.contains("you may not create or delete or patch deployments.apps there"), "{said}");
     assert!(said.contains("--role=hello-deployer"), "{said}");
 }

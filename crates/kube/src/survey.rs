@@ -10,6 +10,7 @@ use crate::cluster::{AT_ONCE, Cluster};
 use crate::lack::{self, Lack};
 use crate::look::text;
 use crate::object::{Object, Owner};
+use crate::prune::is_data;
 use crate::refusal::Refusal;
 
 /// What a cluster is found to be.
@@ -77,13 +78,21 @@ async fn rights(cluster: &Cluster, role: &str, objects: &[Object]) -> Result<Vec
     for object in objects {
         let id = object.id();
         let Some(place) = cluster.place(&id) else { continue };
-        // Secrets are made by who may not read them, and never written again.
-        let verbs: &[&'static str] = if id.kind == "Secret" { &["create"] } else { &["get", "create", "patch"] };
+        let verbs: &[&'static str] = match id.kind.as_str() {
+            // Secrets are made by who may not read them, and never written again.
+            "Secret" => &["create"],
+            _ if is_data(&id) => &["get", "create", "patch"],
+            // What a later release does not want is deleted.
+            _ => &["get", "create", "patch", "delete"],
+        };
         wanted.extend(verbs.iter().map(|verb| (*verb, id.group.clone(), place.plural.clone())));
     }
     let own = [
         ("create", "", "configmaps"),
         ("list", "", "configmaps"),
+        ("patch", "", "configmaps"),
+        ("update", "", "configmaps"),
+        ("delete", "", "configmaps"),
         ("list", "", "pods"),
         ("list", "apps", "replicasets"),
     ];
