@@ -343,6 +343,9 @@ impl Cluster {
     pub async fn releases(&self, owner: &Owner) -> Result<Vec<Release>, Refusal> {
         let query = format!("&labelSelector={}", history::selector(Some(owner)));
         let records = self.list(&self.core("configmaps"), &query).await?;
+        if let Some(newer) = records.iter().find(|record| history::is_newer(record)) {
+            return Err(Refusal::Newer(newer["metadata"]["name"].as_str().unwrap_or_default().to_owned()));
+        }
         let mut all: Vec<Release> = records.iter().filter_map(history::decode).collect();
         all.sort_by_key(|release| release.number);
         Ok(all)

@@ -112,12 +112,22 @@ pub fn encode(owner: &Owner, release: &Release) -> Result<Value, Fault> {
 
 /// The release of a record. `None`: of a newer Bowline, or of nobody.
 pub fn decode(record: &Value) -> Option<Release> {
+    let stored: Stored = serde_json::from_value(stored(record)?).ok()?;
+    let beat = record["metadata"]["annotations"][BEAT].as_str().and_then(|text| text.parse().ok());
+    (stored.form == FORM).then_some(Release { beat, ..stored.release })
+}
+
+fn stored(record: &Value) -> Option<Value> {
     let packed = BASE64_STANDARD.decode(record["binaryData"][RELEASE].as_str()?).ok()?;
     let mut text = Vec::new();
     GzDecoder::new(packed.as_slice()).take(MOST).read_to_end(&mut text).ok()?;
-    let stored: Stored = serde_json::from_slice(&text).ok()?;
-    let beat = record["metadata"]["annotations"][BEAT].as_str().and_then(|text| text.parse().ok());
-    (stored.form == FORM).then_some(Release { beat, ..stored.release })
+    serde_json::from_slice(&text).ok()
+}
+
+/// Whether a newer Bowline has written it: what it says is not known here.
+pub(crate) fn is_newer(record: &Value) -> bool {
+    let form = stored(record).and_then(|stored| stored["form"].as_u64());
+    form.is_some_and(|form| form > FORM)
 }
 
 /// Those records of releases that are asked for, in a query.
@@ -220,6 +230,11 @@ mod tests {
         assert_eq!(record["metadata"]["labels"][STATE], "serves");
         assert_eq!(owner(&record), Some(shop()));
         assert_eq!(decode(&json!({ "binaryData": { "release": "AAAA" } })), None);
+        assert!(!is_newer(&record) && !is_newer(&json!({ "binaryData": { "release": "AAAA" } })));
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(json!({ "form": FORM + 1, "release": "otherwise" }).to_string().as_bytes()).unwrap();
+        let newer = json!({ "binaryData": { "release": BASE64_STANDARD.encode(packed.finish().unwrap()) } });
+        assert!(decode(&newer).is_none() && is_newer(&newer));
     }
 
     #[test]

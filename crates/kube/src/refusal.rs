@@ -15,6 +15,9 @@ pub enum Refusal {
     Away(#[source] Box<kube::Error>),
     #[error("the cluster has not answered for {} s", .0.as_secs())]
     Slow(Duration),
+    /// What it keeps is of a form that is not known here.
+    #[error("a newer Bowline has written {0}: deploy with that one")]
+    Newer(String),
     #[error("the request cannot be written")]
     Request(#[source] http::Error),
 }
@@ -41,6 +44,7 @@ impl Refusal {
         match self {
             Self::Status(status) => status.code,
             Self::Away(_) | Self::Slow(_) | Self::Request(_) => 0,
+            Self::Newer(_) => 422,
         }
     }
 
@@ -57,7 +61,7 @@ impl Refusal {
         match self {
             Self::Status(status) => status.code >= 500 || status.code == 429,
             Self::Away(_) | Self::Slow(_) => true,
-            Self::Request(_) => false,
+            Self::Newer(_) | Self::Request(_) => false,
         }
     }
 
