@@ -155,8 +155,8 @@ pub fn serving(releases: &[Release]) -> Option<&Release> {
 pub fn busy(releases: &[Release], now: u64) -> Option<&Release> {
     // The clocks of two machines are not the same.
     let is_fresh = |release: &&Release| release.beat.is_some_and(|beat| now.abs_diff(beat) < FRESH_MS);
-    let begun = releases.iter().filter(|release| release.state == State::Pending && release.why.is_none());
-    begun.filter(is_fresh).last()
+    let mut begun = releases.iter().filter(|release| release.state == State::Pending && release.why.is_none());
+    begun.rfind(is_fresh)
 }
 
 /// Whether one has begun to come out and has not come to its end: it was cut off, or could not be taken back.
