@@ -1,5 +1,6 @@
 //! `--to kubernetes`: the real binary on a real API server, whose controllers and scheduler do the rest.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::LazyLock;
@@ -122,6 +123,15 @@ fn image_of(deployment: &Value) -> String {
     deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().expect("an image").to_owned()
 }
 
+/// What the record of a release says.
+fn unpacked(record: &Value) -> Option<String> {
+    use base64::Engine;
+    let packed = base64::prelude::BASE64_STANDARD.decode(record["binaryData"]["release"].as_str()?).expect("base64");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("it is packed text");
+    Some(text)
+}
+
 #[test]
 fn kubernetes_five_systems_come_out_under_the_strictest_standard_and_again_without_a_change() {
     for name in EXAMPLES {
@@ -237,6 +247,179 @@ fn kubernetes_a_release_that_does_not_come_up_is_taken_back() {
 }
 
 #[test]
+fn kubernetes_two_who_deploy_are_told_apart_and_what_was_cut_off_is_gone_back_from() {
+    cluster().namespace("two", "restricted");
+    let (who, admin) = (Who::admin("two"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let path = "/apis/apps/v1/namespaces/two/deployments/hello-web";
+    let comes = |digit: &str| {
+        wait("the new release is applied", SOON, || {
+            image_of(&deployment("two", "hello-web")).ends_with(&digit.repeat(64)).then_some(())
+        });
+    };
+
+    cluster().kubelet.let_pods("two", "hello-web", Fate::NeverReady, "");
+    let said = std::thread::scope(|scope| {
+        let second = scope.spawn(|| who.fails(&words(&deploy(&folder, "hello", "2")), 1));
+        comes("2");
+        let said = who.fails(&words(&deploy(&folder, "hello", "3")), 1);
+        assert!(said.contains("somebody else brings out release 2 of production/hello just now"), "{said}");
+        let said = who.fails(&["rollback", "hello", "--env", "production"], 1);
+        assert!(said.contains("somebody else brings out release 2"), "{said}");
+        let change = json!({ "spec": { "template": { "metadata": { "annotations": { "by": "hand" } } } } });
+        admin.ask("PATCH", &format!("{path}?fieldManager=somebody"), MERGE, &change).done();
+        second.join().expect("it has ended")
+    });
+    assert!(said.contains("somebody else has changed Deployment/hello-web while it came up"), "{said}");
+
+    // What was not taken back is gone back from, and what was interrupted.
+    cluster().kubelet.let_pods("two", "hello-web", Fate::Well, "");
+    let said = who.does(&["rollback", "hello", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    cluster().kubelet.let_pods("two", "hello-web", Fate::NeverReady, "");
+    let third = deploy(&folder, "hello", "3");
+    let mut command = who.bowline.command(&[&["--to", &who.to], words(&third).as_slice()].concat());
+    let mut third = command.env("KUBECONFIG", &who.config).spawn().expect("the binary runs");
+    comes("3");
+    let interrupt = std::process::Command::new("kill").args(["-INT", &third.id().to_string()]).status();
+    assert!(interrupt.expect("it is there").success());
+    assert_eq!(third.wait().expect("a child").code(), Some(130));
+    cluster().kubelet.let_pods("two", "hello-web", Fate::Well, "");
+    let said = who.does(&["rollback", "hello", "1", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    let web = deployment("two", "hello-web");
+    assert!(image_of(&web).ends_with(&"1".repeat(64)) && web["status"]["availableReplicas"] == 2, "{web}");
+    let releases = who.json(&["releases", "hello", "--env", "production"]);
+    let states: Vec<&str> =
+        releases["releases"].as_array().expect("releases").iter().filter_map(|one| one["state"].as_str()).collect();
+    assert_eq!(states, ["serves", "rejected", "rejected"]);
+}
+
+#[test]
+fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
+    cluster().namespace("range", "restricted");
+    let who = Who::admin("range");
+    let folder = example(&who.bowline, "hello");
+    edit(&folder, "scale = 2\n", "scale = 3\n");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    edit(&folder, "scale = 3\n", "scale = { min = 2, max = 5, cpu = \"70%\" }\n");
+    edit(&folder, "memory = \"64MiB\" }", "memory = \"64MiB\", cpu = 0.5 }");
+    who.does(&words(&deploy(&folder, "hello", "2")));
+    assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 3);
+    // As the load says it; the way back to a number takes it from nobody but the load.
+    let scale = json!({ "spec": { "replicas": 4 } });
+    let path = "/apis/apps/v1/namespaces/range/deployments/hello-web/scale?fieldManager=kube-controller-manager";
+    cluster().admin.ask("PATCH", path, MERGE, &scale).done();
+    let said = who.does(&["rollback", "hello", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 3);
+    // What somebody else has set is said to be taken by the flag that there is.
+    let path = "/apis/apps/v1/namespaces/range/deployments/hello-web?fieldManager=somebody";
+    cluster().admin.ask("PATCH", path, MERGE, &scale).done();
+    let said = who.fails(&["scale", "hello.web", "2", "--env", "production"], 3);
+    assert!(said.contains("spec.replicas is set by somebody") && said.contains("--take-over"), "{said}");
+    who.does(&["scale", "hello.web", "2", "--env", "production", "--take-over"]);
+    assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 2);
+}
+
+#[test]
+fn kubernetes_what_runs_before_a_release_runs_once() {
+    cluster().namespace("before", "restricted");
+    let (who, admin) = (Who::admin("before"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    let file = folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("a test's file");
+    std::fs::write(&file, format!("{toml}\n[release]\nbefore = \"bin/migrate\"\n")).expect("a test's file");
+    let jobs = || -> Vec<String> {
+        let all = admin.get("/apis/batch/v1/namespaces/before/jobs").done();
+        let uid = |job: &Value| job["metadata"]["uid"].as_str().map(str::to_owned);
+        all["items"].as_array().expect("a list").iter().filter_map(uid).collect()
+    };
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let first = jobs();
+    assert_eq!(first.len(), 1);
+    // Another image is another command; the one before is not to run again when its release is brought out again.
+    who.does(&words(&deploy(&folder, "hello", "2")));
+    assert_eq!(jobs().len(), 2);
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(jobs().contains(&first[0]), "it is the same object");
+    // Somebody has tidied up.
+    let all = admin.get("/apis/batch/v1/namespaces/before/jobs").done();
+    for job in all["items"].as_array().expect("a list") {
+        let name = job["metadata"]["name"].as_str().expect("a name");
+        admin.delete(&format!("/apis/batch/v1/namespaces/before/jobs/{name}?propagationPolicy=Background")).done();
+    }
+    wait("they are gone", SOON, || jobs().is_empty().then_some(()));
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(said.contains("nothing of it has changed") && jobs().is_empty(), "{said}");
+}
+
+#[test]
+fn kubernetes_a_database_that_does_not_come_up_is_put_back() {
+    cluster().namespace("database", "restricted");
+    let (who, admin) = (Who::admin("database"), &cluster().admin);
+    let folder = example(&who.bowline, "users");
+    who.does(&words(&deploy(&folder, "users", "1")));
+    let [pod, set] = [
+        "/api/v1/namespaces/database/pods/users-postgres-db-0",
+        "/apis/apps/v1/namespaces/database/statefulsets/users-postgres-db",
+    ];
+    let image_of_pod =
+        || admin.get(pod).value["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+    cluster().kubelet.let_pods("database", "users-postgres-db", Fate::ImageMissing, "");
+    let said = std::thread::scope(|scope| {
+        let second = scope.spawn(|| who.fails(&words(&deploy(&folder, "users", "2")), 1));
+        wait("the new pod is there", SOON, || image_of_pod().ends_with(&"2".repeat(64)).then_some(()));
+        // Nothing but its end brings the pod before back: the cluster waits for it for ever.
+        wait("it has made way", SOON * 3, || image_of_pod().ends_with(&"1".repeat(64)).then_some(()));
+        cluster().kubelet.let_pods("database", "users-postgres-db", Fate::Well, "");
+        second.join().expect("it has ended")
+    });
+    assert!(said.contains("it was taken back, and release 1 serves"), "{said}");
+    assert!(image_of(&admin.get(set).done()).ends_with(&"1".repeat(64)));
+    wait("it serves", SOON, || (admin.get(set).done()["status"]["readyReplicas"] == 1).then_some(()));
+}
+
+#[test]
+fn kubernetes_another_environment_is_not_taken_and_what_was_there_before_stays() {
+    cluster().namespace("shared", "restricted");
+    let who = Who::admin("shared");
+    let folder = example(&who.bowline, "hello");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let toml = std::fs::read_to_string(folder.join("bowline.toml")).expect("a test's file");
+    let staging = "[environment.staging]\nkubernetes = { ingress_class = \"nginx\" }\n";
+    std::fs::write(folder.join("bowline.toml"), format!("{toml}\n{staging}")).expect("a test's file");
+    let mut staging = deploy(&folder, "hello", "2");
+    staging[3] = "staging".to_owned();
+    staging.push("--take-over".to_owned());
+    let said = who.fails(&words(&staging), 3);
+    assert!(said.contains("Deployment/hello-web is of production/hello"), "{said}");
+    assert!(said.contains("nothing was applied") && said.contains("one namespace has one environment"), "{said}");
+    let web = deployment("shared", "hello-web");
+    assert_eq!(web["metadata"]["labels"]["bowline.dev/env"], "production");
+    assert!(image_of(&web).ends_with(&"1".repeat(64)));
+
+    // What `kubectl` has applied is adopted, and outlives a first release that does not come up.
+    cluster().namespace("adopted", "restricted");
+    let (who, admin) = (Who::admin("adopted"), &cluster().admin);
+    let args = ["--json", "render", "kubernetes", path(&folder), "--env", "production", "--image", &image("web", "1")];
+    let rendered = who.bowline.command(&args).output().expect("the binary runs");
+    let rendered: Value = serde_json::from_slice(&rendered.stdout).expect("JSON");
+    let web = rendered["objects"].as_array().expect("objects").iter().find(|one| one["kind"] == "Deployment");
+    admin.apply("/apis/apps/v1/namespaces/adopted/deployments/hello-web", "kubectl", web.expect("it is served")).done();
+    cluster().kubelet.let_pods("adopted", "hello-web", Fate::Ends(3), "");
+    let mut takes = deploy(&folder, "hello", "2");
+    takes.push("--take-over".to_owned());
+    let said = who.fails(&words(&takes), 1);
+    assert!(said.contains("Deployment/hello-web was there before the first release, and stays"), "{said}");
+    assert!(said.contains("what was there before it stays, as this release has set it"), "{said}");
+    let web = deployment("adopted", "hello-web");
+    assert_eq!(web["metadata"]["annotations"]["bowline.dev/found"], "true");
+    assert_eq!(admin.get("/api/v1/namespaces/adopted/services/hello-web").status, 404, "the release made it");
+}
+
+#[test]
 fn kubernetes_what_a_cluster_lacks_is_said_before_anything_is_applied() {
     let (who, admin) = (Who::admin("lacking"), &cluster().admin);
     let folder = example(&who.bowline, "hello");
@@ -299,8 +482,14 @@ fn kubernetes_is_operated_by_the_same_verbs() {
     assert_ne!(named("verbs"), first, "another value is another object");
     let listed = who.json(&["secret", "list", "hello", "--env", "production"]);
     assert_eq!((&listed["secrets"][0]["version"], &listed["secrets"][0]["by"]), (&json!(2), &json!("admin")));
-    let records = cluster().admin.get("/api/v1/namespaces/verbs/configmaps").done().to_string();
-    assert!(!records.contains("hunter"), "no value is in the records");
+    let records = cluster().admin.get("/api/v1/namespaces/verbs/configmaps").done();
+    assert!(!records.to_string().contains("hunter"), "no value is in what is there to be read");
+    let unpacked: Vec<String> = records["items"].as_array().expect("a list").iter().filter_map(unpacked).collect();
+    assert_eq!(unpacked.len(), 2, "each release has a record");
+    assert!(
+        unpacked.iter().all(|text| text.contains("hello-web") && !text.contains("hunter")),
+        "no value is in a record"
+    );
 
     wait("the pods of the release before are gone", SOON, || {
         let pods = cluster().admin.get("/api/v1/namespaces/verbs/pods").done();
@@ -326,6 +515,26 @@ fn kubernetes_is_operated_by_the_same_verbs() {
     assert_eq!(said.status.code(), Some(127), "{}", text(&said));
     let said = who.fails(&["restart", "hello", "--env", "production"], 2);
     assert!(said.contains("not for Kubernetes"), "{said}");
+}
+
+#[test]
+fn kubernetes_exec_is_left_while_the_cluster_says_nothing() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let server = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let bowline = Bowline::new();
+    let config = bowline.folder("nobody").join("config");
+    let context = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "tests", "users": [{ "name": "tests", "user": {} }],
+        "clusters": [{ "name": "tests", "cluster": { "server": server } }],
+        "contexts": [{ "name": "tests", "context": { "cluster": "tests", "user": "tests", "namespace": "none" } }],
+    });
+    std::fs::write(&config, context.to_string()).expect("a test's file");
+    let args = ["--to", "kubernetes:tests/none", "exec", "hello.web", "--env", "production", "--", "true"];
+    let mut exec = bowline.command(&args).env("KUBECONFIG", &config).spawn().expect("the binary runs");
+    let _asks = listener.accept().expect("it asks");
+    let told = std::process::Command::new("kill").args(["-INT", &exec.id().to_string()]).status();
+    assert!(told.expect("it is there").success());
+    assert_eq!(exec.wait().expect("a child").code(), Some(130));
 }
 
 #[test]
@@ -395,6 +604,6 @@ fn kubernetes_roles_let_each_do_what_is_theirs() {
     let vera = Who::of("vera", None, "roles-of-hello");
     assert!(vera.does(&["status", "hello", "--env", "production"]).contains("release 2"));
     let said = vera.fails(&words(&deploy(&folder, "hello", "3")), 3);
-    assert!(said.contains("you may not create or patch deployments.apps there"), "{said}");
+    assert!(said.contains("you may not create or delete or patch deployments.apps there"), "{said}");
     assert!(said.contains("--role=hello-deployer"), "{said}");
 }

@@ -4,28 +4,47 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
-use futures_util::{AsyncBufRead, StreamExt, TryStreamExt, stream};
+use futures_util::{AsyncBufRead, AsyncReadExt, StreamExt, TryStreamExt, stream};
 use http::{Method, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::history::{self, Release};
 use crate::object::{Id, Object, Owner};
 use crate::refusal::Refusal;
+use crate::replicas;
+use crate::rollout::now_ms;
 
 /// Who applies: the owner of all fields that are applied.
 pub const MANAGER: &str = "bowline";
 
 /// Requests at once, so that a server behind a long line is not waited for a hundred times.
 pub(crate) const AT_ONCE: usize = 8;
+/// A server may be away for so long: one that is upgraded is.
+pub(crate) const AWAY: Duration = Duration::from_secs(60);
+/// Before it is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// A server that does not take a connection for so long is not there.
 const CONNECT: Duration = Duration::from_secs(10);
+/// A request that is not answered for so long is not: a way that was cut says nothing.
+const ANSWERS: Duration = Duration::from_secs(30);
+
+/// Of an object that was there before the app's first release: nothing here deletes it.
+const FOUND: &str = "bowline.dev/found";
 
 const JSON: &str = "application/json";
 /// As server-side apply takes it; JSON is YAML.
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
+
+/// How often it is said that somebody is there who brings a release out.
+const BEAT: Duration = Duration::from_secs(5);
+
+fn beating(at: Option<u64>) -> Value {
+    json!({ "metadata": { "annotations": { history::BEAT: at.map(|at| at.to_string()) } } })
+}
 
 /// Where objects of a kind are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +60,9 @@ pub struct Cluster {
     namespace: String,
     /// By `group/version` and kind; a version that was asked for and is not served has none.
     kinds: BTreeMap<String, BTreeMap<String, Place>>,
+    /// The record of the release that comes out, and when it was last said that somebody is there.
+    claim: Option<(String, Instant)>,
+    answers: Duration,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -50,6 +72,16 @@ impl std::fmt::Debug for Cluster {
             .field("namespace", &self.namespace)
             .finish_non_exhaustive()
     }
+}
+
+/// What became of an object that nobody wants any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    Done,
+    /// It is not there, or another's.
+    NotOurs,
+    /// It was there before the app's first release, and stays.
+    Found,
 }
 
 /// How an object is written.
@@ -90,7 +122,7 @@ impl Cluster {
         config.connect_timeout = Some(CONNECT);
         let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_owned);
         let client = Client::try_from(config).map_err(|error| unfit(&error))?;
-        Ok(Self { client, context, namespace, kinds: BTreeMap::new() })
+        Ok(Self { client, context, namespace, kinds: BTreeMap::new(), claim: None, answers: ANSWERS })
     }
 
     pub fn namespace(&self) -> &str {
@@ -110,7 +142,15 @@ impl Cluster {
         let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
         let request = Request::builder().method(method).uri(path).header("content-type", kind).header("accept", JSON);
         let request = request.body(body).map_err(Refusal::Request)?;
-        Ok(self.client.request(request).await?)
+        self.answered(self.client.request(request)).await
+    }
+
+    /// What is answered in time.
+    pub(crate) async fn answered<T>(&self, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
+        match tokio::time::timeout(self.answers, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Refusal::Slow(self.answers)),
+        }
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, Refusal> {
@@ -165,12 +205,21 @@ impl Cluster {
     /// Text that goes on: a log.
     pub async fn stream(&self, path: &str) -> Result<impl AsyncBufRead + use<>, Refusal> {
         let request = Request::get(path).body(Vec::new()).map_err(Refusal::Request)?;
-        Ok(self.client.request_stream(request).await?)
+        self.answered(self.client.request_stream(request)).await
     }
 
+    /// All of a log. A byte that is no text is shown as such.
     pub async fn text(&self, path: &str) -> Result<String, Refusal> {
-        let request = Request::get(path).body(Vec::new()).map_err(Refusal::Request)?;
-        Ok(self.client.request_text(request).await?)
+        let read = async {
+            let mut log = std::pin::pin!(self.stream(path).await?);
+            let mut bytes = Vec::new();
+            log.read_to_end(&mut bytes)
+                .await
+                .map_err(|error| Refusal::Away(Box::new(kube::Error::ReadEvents(error))))?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let slow = |_| Refusal::Slow(self.answers);
+        tokio::time::timeout(self.answers, read).await.map_err(slow)?
     }
 
     /// Groups of APIs that are served.
@@ -211,25 +260,81 @@ impl Cluster {
         Some(format!("{api}{within}/{}/{}", place.plural, id.name))
     }
 
+    /// [`Self::apply`], again where the server is away: the same applied twice is the same.
+    pub(crate) async fn put(&self, object: &Object, how: How) -> Result<Value, Refusal> {
+        let began = Instant::now();
+        loop {
+            match self.apply(object, how).await {
+                Err(refusal) if refusal.is_away() && began.elapsed() < AWAY => tokio::time::sleep(PAUSE).await,
+                answer => return answer,
+            }
+        }
+    }
+
     /// Server-side apply. A field that is unknown, or somebody else's, is refused.
     pub async fn apply(&self, object: &Object, how: How) -> Result<Value, Refusal> {
         let id = object.id();
         let path = self.path(&id).unwrap_or_else(|| self.core(&format!("unknown/{}", id.name)));
+        if replicas::is_scaled(object) && !how.dry {
+            self.hand_over(object, &path).await?;
+        }
         let dry = if how.dry { "&dryRun=All" } else { "" };
         let path = format!("{path}?fieldManager={MANAGER}&fieldValidation=Strict&force={}{dry}", how.take_over);
         self.ask(Method::PATCH, &path, APPLY, Some(&object.body)).await
     }
 
-    /// Deletes what is of this owner. `false`: it is not there, or not theirs.
-    pub async fn delete(&self, id: &Id, owner: &Owner) -> Result<bool, Refusal> {
-        let Some(path) = self.path(id) else { return Ok(false) };
-        let Some(now) = self.find(&path).await?.filter(|object| owner.has(object)) else { return Ok(false) };
+    /// Where the load says from now on how many there are, those that run go on until it does.
+    async fn hand_over(&self, object: &Object, path: &str) -> Result<(), Refusal> {
+        if object.body["spec"]["replicas"].is_null()
+            && let Some(now) = self.find(path).await?
+            && let Some(body) = replicas::handed_over(object, &now)
+        {
+            let path = format!("{path}?fieldManager={}&force=true", replicas::HOLDER);
+            self.ask(Method::PATCH, &path, APPLY, Some(&body)).await?;
+        }
+        Ok(())
+    }
+
+    /// From now on it is said that somebody is there who brings the release of this record out.
+    pub(crate) fn claim(&mut self, record: &str) {
+        self.claim = Some((self.core(&format!("configmaps/{record}")), Instant::now()));
+    }
+
+    /// Says so again, when it is time. Whoever does not hear it is told by what was applied.
+    pub(crate) async fn beat(&mut self) {
+        let Some((path, _)) = self.claim.as_ref().filter(|(_, last)| last.elapsed() >= BEAT) else { return };
+        let path = path.clone();
+        let _ = self.merge(&path, &beating(Some(now_ms()))).await;
+        self.claim = Some((path, Instant::now()));
+    }
+
+    /// Nobody is there any more: the next one need not wait until that is noticed.
+    pub async fn let_go(&mut self) {
+        let Some((path, _)) = self.claim.take() else { return };
+        let _ = tokio::time::timeout(BEAT, self.merge(&path, &beating(None))).await;
+    }
+
+    /// Marks what was there before the app's first release.
+    pub(crate) async fn mark_found(&self, id: &Id) -> Result<(), Refusal> {
+        let Some(path) = self.path(id) else { return Ok(()) };
+        self.merge(&path, &json!({ "metadata": { "annotations": { FOUND: "true" } } })).await.map(drop)
+    }
+
+    /// Deletes what is of this owner.
+    pub async fn delete(&self, id: &Id, owner: &Owner) -> Result<Deletion, Refusal> {
+        let Some(path) = self.path(id) else { return Ok(Deletion::NotOurs) };
+        let Some(now) = self.find(&path).await?.filter(|object| owner.has(object)) else {
+            return Ok(Deletion::NotOurs);
+        };
+        if !now["metadata"]["annotations"][FOUND].is_null() {
+            return Ok(Deletion::Found);
+        }
         // Whatever has become of it meanwhile is another object.
         let uid = json!({ "uid": now["metadata"]["uid"] });
         let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "preconditions": uid });
         match self.ask(Method::DELETE, &path, JSON, Some(&options)).await {
-            Ok(_) => Ok(true),
-            Err(refusal) if refusal.is_absent() || refusal.is_taken() => Ok(false),
+            Ok(_) => Ok(Deletion::Done),
+            Err(refusal) if refusal.is_absent() || refusal.is_taken() => Ok(Deletion::NotOurs),
             Err(refusal) => Err(refusal),
         }
     }
@@ -238,6 +343,9 @@ impl Cluster {
     pub async fn releases(&self, owner: &Owner) -> Result<Vec<Release>, Refusal> {
         let query = format!("&labelSelector={}", history::selector(Some(owner)));
         let records = self.list(&self.core("configmaps"), &query).await?;
+        if let Some(newer) = records.iter().find(|record| history::is_newer(record)) {
+            return Err(Refusal::Newer(newer["metadata"]["name"].as_str().unwrap_or_default().to_owned()));
+        }
         let mut all: Vec<Release> = records.iter().filter_map(history::decode).collect();
         all.sort_by_key(|release| release.number);
         Ok(all)
@@ -251,5 +359,78 @@ impl Cluster {
         owners.sort_by(|a, b| (&a.env, &a.app).cmp(&(&b.env, &b.app)));
         owners.dedup();
         Ok(owners)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::object::Stage;
+
+    /// A server that answers one request after another like this.
+    fn server(answers: Vec<&'static [u8]>) -> Cluster {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length) = (String::new(), 0);
+                while reader.read_line(&mut line).unwrap() > 2 {
+                    if let Some(text) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = text.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                reader.read_exact(&mut vec![0; length]).unwrap();
+                stream.write_all(answer).unwrap();
+            }
+        });
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let place = Place { plural: "configmaps".to_owned(), namespaced: true };
+        Cluster {
+            client: Client::try_from(config).unwrap(),
+            context: "tests".to_owned(),
+            namespace: "shop".to_owned(),
+            kinds: BTreeMap::from([("v1".to_owned(), BTreeMap::from([("ConfigMap".to_owned(), place)]))]),
+            claim: None,
+            answers: ANSWERS,
+        }
+    }
+
+    const BROKEN: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nconnection: close\r\ncontent-length: 48\r\n\r\n{\"status\":\"Failure\",\"code\":500,\"message\":\"etcd\"}";
+    const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 20\r\n\r\n{\"kind\":\"ConfigMap\"}";
+
+    fn config() -> Object {
+        let body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "shop-web" } });
+        Object { stage: Stage::Config, body }
+    }
+
+    #[tokio::test]
+    async fn what_a_server_could_not_do_just_then_is_asked_of_it_again() {
+        let cluster = server(vec![BROKEN, b"", DONE]);
+        let how = How { dry: false, take_over: false };
+        assert_eq!(cluster.put(&config(), how).await.unwrap()["kind"], "ConfigMap");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_for_a_server_that_says_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let mut cluster = server(Vec::new());
+        (cluster.client, cluster.answers) = (Client::try_from(config).unwrap(), Duration::from_millis(20));
+        let refusal = cluster.get("/api").await.unwrap_err();
+        assert!(matches!(refusal, Refusal::Slow(_)) && refusal.is_away(), "{refusal}");
+        assert!(matches!(cluster.text("/log").await, Err(Refusal::Slow(_))));
+        drop(listener);
+    }
+
+    #[tokio::test]
+    async fn a_byte_that_is_no_text_hides_no_log() {
+        let cluster = server(vec![b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\none \xff\ntw"]);
+        assert_eq!(cluster.text("/log").await.unwrap(), "one \u{fffd}\ntw");
     }
 }

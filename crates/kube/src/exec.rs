@@ -48,7 +48,7 @@ impl Cluster {
             ..AttachParams::default()
         };
         let pods: Api<Pod> = Api::namespaced(self.client(), self.namespace());
-        Ok(Session(pods.exec(pod, command, &how).await?))
+        Ok(Session(self.answered(pods.exec(pod, command, &how)).await?))
     }
 }
 

@@ -24,6 +24,10 @@ const FORM: u64 = 1;
 pub(crate) const RECORD: &str = "bowline.dev/record";
 const STATE: &str = "bowline.dev/state";
 const RELEASE: &str = "release";
+/// When whoever brings it out was there the last time, in milliseconds since 1970.
+pub(crate) const BEAT: &str = "bowline.dev/beat";
+/// Who has not been there for so long has been cut off.
+const FRESH_MS: u64 = 30_000;
 
 /// How far a release has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +40,6 @@ pub enum State {
     Served,
     /// It was taken back.
     Rejected,
-    /// Nothing of it was applied.
-    Refused,
 }
 
 impl State {
@@ -47,7 +49,6 @@ impl State {
             Self::Serves => "serves",
             Self::Served => "served",
             Self::Rejected => "rejected",
-            Self::Refused => "refused",
         }
     }
 }
@@ -67,6 +68,9 @@ pub struct Release {
     pub why: Option<String>,
     /// All that it consists of.
     pub objects: Vec<Object>,
+    /// When whoever brings it out was there the last time: said of the record, not in it.
+    #[serde(skip)]
+    pub beat: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,11 +112,22 @@ pub fn encode(owner: &Owner, release: &Release) -> Result<Value, Fault> {
 
 /// The release of a record. `None`: of a newer Bowline, or of nobody.
 pub fn decode(record: &Value) -> Option<Release> {
+    let stored: Stored = serde_json::from_value(stored(record)?).ok()?;
+    let beat = record["metadata"]["annotations"][BEAT].as_str().and_then(|text| text.parse().ok());
+    (stored.form == FORM).then_some(Release { beat, ..stored.release })
+}
+
+fn stored(record: &Value) -> Option<Value> {
     let packed = BASE64_STANDARD.decode(record["binaryData"][RELEASE].as_str()?).ok()?;
     let mut text = Vec::new();
     GzDecoder::new(packed.as_slice()).take(MOST).read_to_end(&mut text).ok()?;
-    let stored: Stored = serde_json::from_slice(&text).ok()?;
-    (stored.form == FORM).then_some(stored.release)
+    serde_json::from_slice(&text).ok()
+}
+
+/// Whether a newer Bowline has written it: what it says is not known here.
+pub(crate) fn is_newer(record: &Value) -> bool {
+    let form = stored(record).and_then(|stored| stored["form"].as_u64());
+    form.is_some_and(|form| form > FORM)
 }
 
 /// Those records of releases that are asked for, in a query.
@@ -136,12 +151,27 @@ pub fn serving(releases: &[Release]) -> Option<&Release> {
     all.max_by_key(|release| (release.served, release.number))
 }
 
-/// Which one is gone back to: that of this number, else the one that served last before the one that does.
+/// The one that somebody brings out just now.
+pub fn busy(releases: &[Release], now: u64) -> Option<&Release> {
+    // The clocks of two machines are not the same.
+    let is_fresh = |release: &&Release| release.beat.is_some_and(|beat| now.abs_diff(beat) < FRESH_MS);
+    let mut begun = releases.iter().filter(|release| release.state == State::Pending && release.why.is_none());
+    begun.rfind(is_fresh)
+}
+
+/// Whether one has begun to come out and has not come to its end: it was cut off, or could not be taken back.
+pub fn is_unfinished(releases: &[Release]) -> bool {
+    releases.iter().any(|release| release.state == State::Pending)
+}
+
+/// Which one is gone back to: that of this number, else the one that served last before the one that does. Where another has begun
+/// and not come to its end, it is the one that serves.
 ///
 /// # Errors
 /// There is none.
 pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> Result<&'a Release, Fault> {
-    let now = serving(releases).map(|release| release.number);
+    let serves = serving(releases);
+    let now = serves.filter(|_| !is_unfinished(releases)).map(|release| release.number);
     let invalid = |message: String| {
         Fault::new(FaultKind::Invalid, message)
             .hint(format!("`bowline releases {} --env {}` lists them", owner.app, owner.env))
@@ -156,14 +186,13 @@ pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> 
                     Err(invalid(format!("release {number} of {owner} was taken back, and is not tried again")))
                 }
                 State::Served | State::Serves => Ok(found),
-                State::Pending | State::Refused => {
-                    Err(invalid(format!("release {number} of {owner} has never served")))
-                }
+                State::Pending => Err(invalid(format!("release {number} of {owner} has never served"))),
             }
         }
         None => {
             let served = releases.iter().filter(|release| release.state == State::Served);
             let last = served.max_by_key(|release| (release.served, release.number));
+            let last = serves.filter(|_| is_unfinished(releases)).or(last);
             last.ok_or_else(|| invalid(format!("no release of {owner} has served before this one")))
         }
     }
@@ -182,7 +211,7 @@ mod tests {
     use crate::object::Stage;
 
     fn release(number: u32, state: State, served: Option<u64>) -> Release {
-        Release { number, at: 7, served, state, images: BTreeMap::new(), why: None, objects: Vec::new() }
+        Release { number, at: 7, served, state, images: BTreeMap::new(), why: None, objects: Vec::new(), beat: None }
     }
 
     fn shop() -> Owner {
@@ -201,6 +230,11 @@ mod tests {
         assert_eq!(record["metadata"]["labels"][STATE], "serves");
         assert_eq!(owner(&record), Some(shop()));
         assert_eq!(decode(&json!({ "binaryData": { "release": "AAAA" } })), None);
+        assert!(!is_newer(&record) && !is_newer(&json!({ "binaryData": { "release": "AAAA" } })));
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(json!({ "form": FORM + 1, "release": "otherwise" }).to_string().as_bytes()).unwrap();
+        let newer = json!({ "binaryData": { "release": BASE64_STANDARD.encode(packed.finish().unwrap()) } });
+        assert!(decode(&newer).is_none() && is_newer(&newer));
     }
 
     #[test]
@@ -220,6 +254,41 @@ mod tests {
         check(Some(4), None);
         check(Some(9), None);
         assert!(back(&all[3..], &shop(), None).is_err(), "there was none before it");
+    }
+
+    #[test]
+    fn from_a_release_that_was_cut_off_the_way_back_leads_to_the_one_that_serves() {
+        let all = [
+            release(1, State::Served, Some(50)),
+            release(2, State::Serves, Some(60)),
+            release(3, State::Pending, None),
+        ];
+        let check = |all: &[Release], wanted, expected: Option<u32>| {
+            assert_eq!(back(all, &shop(), wanted).ok().map(|one| one.number), expected)
+        };
+        check(&all, None, Some(2));
+        check(&all, Some(2), Some(2));
+        check(&all, Some(1), Some(1));
+        check(&all, Some(3), None);
+        check(&all[2..], None, None);
+    }
+
+    #[test]
+    fn a_release_comes_out_as_long_as_somebody_is_there() {
+        let now = 1_000_000;
+        let check = |state, beat: Option<u64>, why: Option<&str>, expected: bool| {
+            let one = Release { beat, why: why.map(str::to_owned), ..release(1, state, None) };
+            assert_eq!(busy(&[one], now).is_some(), expected, "{state:?} {beat:?}");
+        };
+        check(State::Pending, Some(now - 29_000), None, true);
+        check(State::Pending, Some(now + 5_000), None, true);
+        check(State::Pending, Some(now - 31_000), None, false);
+        check(State::Pending, None, None, false);
+        check(State::Pending, Some(now), Some("it could not be taken back"), false);
+        check(State::Serves, Some(now), None, false);
+        let mut record = encode(&shop(), &release(1, State::Pending, None)).unwrap();
+        record["metadata"]["annotations"] = json!({ BEAT: "5" });
+        assert_eq!(decode(&record).and_then(|release| release.beat), Some(5));
     }
 
     #[test]

@@ -13,11 +13,13 @@ pub mod look;
 mod object;
 mod prune;
 mod refusal;
+mod replicas;
 mod rollout;
 pub mod secrets;
+mod settle;
 mod survey;
 
-pub use cluster::{Cluster, How, MANAGER};
+pub use cluster::{Cluster, Deletion, How, MANAGER};
 pub use exec::{End, Session};
 pub use object::{Id, Object, Owner, Stage};
 pub use prune::{Prune, prune};

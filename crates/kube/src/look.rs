@@ -20,6 +20,22 @@ pub struct Look {
     /// `web`, as the file calls it.
     pub what: String,
     pub stands: Stands,
+    /// How far it is: more is further.
+    pub so_far: i64,
+    /// How long it says itself that it may be no further.
+    pub deadline: Option<Duration>,
+}
+
+/// What says no deadline of its own comes up within this.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// The cluster's own word on a deadline is waited for.
+const SLACK: Duration = Duration::from_secs(60);
+
+impl Look {
+    /// How long it may be no further before it is given up.
+    pub fn limit(&self) -> Duration {
+        self.deadline.map_or(PATIENCE, |own| PATIENCE.max(own.saturating_add(SLACK)))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,19 +72,21 @@ pub enum Kind {
     Deadline,
     /// A job, whose command failed.
     Failed,
+    /// A pod of another revision, which who deploys may not delete.
+    InTheWay,
 }
 
 impl Kind {
-    /// How long it may last before the release is taken back: what may pass by itself is waited for.
-    pub fn patience(self) -> Duration {
+    /// How long it may last before the release is taken back: what may pass by itself is waited for. `limit`: of its workload.
+    pub fn patience(self, limit: Duration) -> Duration {
         Duration::from_secs(match self {
-            Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed => 0,
-            // Pulled twice in vain: a registry that was away is asked again within that.
-            Self::Image => 5,
+            Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed | Self::InTheWay => 0,
             Self::Configuration | Self::Refused => 10,
             Self::Quota => 15,
-            // What it needs may be on its way: a database, a node that an autoscaler adds.
-            Self::Crashes(false) | Self::Unschedulable | Self::Storage => 30,
+            // A registry that was away is asked again within that, twice; a database that is needed may be on its way.
+            Self::Image | Self::Crashes(false) => 30,
+            // A node that an autoscaler adds takes minutes, and so does a disk.
+            Self::Unschedulable | Self::Storage => return limit,
         })
     }
 
@@ -87,8 +105,9 @@ impl Kind {
             Self::Storage => {
                 "`kubectl get pvc,storageclass` shows what its volumes wait for; `kubernetes.storage_class` says another class"
             }
-            Self::Deadline => "its pods run and are not ready: `health` asks what the service must answer",
+            Self::Deadline => "pods that run and are not ready: `health` asks what the service must answer",
             Self::Failed => "the end of what it wrote stands above",
+            Self::InTheWay => "whoever may delete pods removes it, then run this again",
         }
     }
 
@@ -105,6 +124,7 @@ impl Kind {
             Self::Storage => "its volumes are not there",
             Self::Deadline => "it did not become ready in time",
             Self::Failed => "it failed",
+            Self::InTheWay => "a pod is in its way",
         }
     }
 }
@@ -127,7 +147,62 @@ pub fn look(seen: Seen<'_>) -> Look {
         "Rollout" => argo(seen.workload),
         _ => Stands::Ready,
     };
-    Look { what, stands }
+    Look { what, stands, so_far: so_far(&seen.workload["status"]), deadline: deadline(seen.workload) }
+}
+
+/// Pods that are up, and steps that are done.
+fn so_far(status: &Value) -> i64 {
+    ["updatedReplicas", "readyReplicas", "availableReplicas", "currentStepIndex"]
+        .map(|key| number(&status[key]))
+        .iter()
+        .sum()
+}
+
+/// By what its own controller gives it up; what a Rollout holds by itself is added.
+fn deadline(now: &Value) -> Option<Duration> {
+    let spec = &now["spec"];
+    let seconds = |value: &Value| value.as_u64().map(Duration::from_secs);
+    match text(&now["kind"]) {
+        "Deployment" => seconds(&spec["progressDeadlineSeconds"]),
+        "Job" => seconds(&spec["activeDeadlineSeconds"]),
+        "Rollout" => {
+            let steps = spec["strategy"]["canary"]["steps"].as_array().into_iter().flatten();
+            let held = |step: &Value| text(&step["pause"]["duration"]).strip_suffix('s')?.parse().ok();
+            let holds = steps.filter_map(held).map(Duration::from_secs).sum::<Duration>();
+            Some(holds.saturating_add(seconds(&spec["progressDeadlineSeconds"]).unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+/// What a workload is told to be, but for how many there are, which others may say.
+pub(crate) fn spec(workload: &Value) -> Value {
+    let mut spec = workload["spec"].clone();
+    if let Some(keys) = spec.as_object_mut() {
+        keys.remove("replicas");
+    }
+    spec
+}
+
+/// A pod of another revision of a StatefulSet that does not come up: it is waited for, not replaced, whatever is applied.
+pub fn stuck_before(seen: Seen<'_>) -> Option<String> {
+    let (now, status) = (seen.workload, &seen.workload["status"]);
+    let is_seen = number(&status["observedGeneration"]) >= number(&now["metadata"]["generation"]);
+    if now["kind"] != "StatefulSet" || !is_seen {
+        return None;
+    }
+    let older = |pod: &&Value| is_of(pod, &now["metadata"]["uid"]) && !is_of_revision(pod, status) && is_alive(pod);
+    let stuck = seen.pods.iter().filter(older).find(|pod| wrong(&[pod], seen.events).is_some());
+    stuck.map(|pod| text(&pod["metadata"]["name"]).to_owned())
+}
+
+/// Of the revision that a StatefulSet is to have.
+fn is_of_revision(pod: &Value, status: &Value) -> bool {
+    pod["metadata"]["labels"]["controller-revision-hash"] == status["updateRevision"]
+}
+
+fn is_alive(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// Whether it is looked at: kinds that come up by themselves after they were applied.
@@ -147,13 +222,18 @@ fn deployment(seen: Seen<'_>) -> Stands {
         return Stands::Ready;
     }
     let pods = newest(seen);
-    if let Some(trouble) = wrong(&pods, seen.events) {
-        return Stands::Trouble(trouble);
+    let late = condition_for(status, "Progressing", "False", "ProgressDeadlineExceeded").is_some();
+    match wrong(&pods, seen.events) {
+        Some(trouble) if late => {
+            return Stands::Trouble(Trouble { kind: Kind::Deadline, said: trouble.to_string(), pod: trouble.pod });
+        }
+        Some(trouble) => return Stands::Trouble(trouble),
+        None => {}
     }
     if let Some(said) = condition(status, "ReplicaFailure", "True") {
         return Stands::Trouble(refused(said));
     }
-    if condition_for(status, "Progressing", "False", "ProgressDeadlineExceeded").is_some() {
+    if late {
         let unwell = unwell(&pods, seen.events);
         return Stands::Trouble(Trouble { kind: Kind::Deadline, said: unwell.unwrap_or_default(), pod: first(&pods) });
     }
@@ -171,47 +251,70 @@ fn newest<'a>(seen: Seen<'a>) -> Vec<&'a Value> {
     let (uid, revision) = (&seen.workload["metadata"]["uid"], &seen.workload["metadata"]["annotations"][REVISION]);
     let is_newest = |set: &&Value| is_of(set, uid) && set["metadata"]["annotations"][REVISION] == *revision;
     let Some(set) = seen.sets.iter().find(is_newest) else { return Vec::new() };
-    seen.pods
-        .iter()
-        .filter(|pod| is_of(pod, &set["metadata"]["uid"]) && pod["metadata"]["deletionTimestamp"].is_null())
-        .collect()
+    seen.pods.iter().filter(|pod| is_of(pod, &set["metadata"]["uid"]) && is_alive(pod)).collect()
 }
 
 fn stateful(seen: Seen<'_>) -> Stands {
     let (now, status) = (seen.workload, &seen.workload["status"]);
     let wanted = now["spec"]["replicas"].as_i64().unwrap_or(1);
     let [ready, updated] = ["readyReplicas", "updatedReplicas"].map(|key| number(&status[key]));
-    let is_seen = number(&status["observedGeneration"]) >= number(&now["metadata"]["generation"]);
-    if is_seen && ready >= wanted && (updated >= wanted || status["currentRevision"] == status["updateRevision"]) {
+    if number(&status["observedGeneration"]) < number(&now["metadata"]["generation"]) {
+        return Stands::Waits("to be taken up".to_owned());
+    }
+    if ready >= wanted && (updated >= wanted || status["currentRevision"] == status["updateRevision"]) {
         return Stands::Ready;
     }
-    let uid = &now["metadata"]["uid"];
-    let pods: Vec<&Value> = seen.pods.iter().filter(|pod| is_of(pod, uid)).collect();
-    match wrong(&pods, seen.events) {
+    let all = of(seen);
+    let pods: Vec<&Value> = all.iter().copied().filter(|pod| is_of_revision(pod, status) && is_alive(pod)).collect();
+    match wrong(&pods, seen.events).or_else(|| not_made(seen, &all, wanted)) {
         Some(trouble) => Stands::Trouble(trouble),
-        None => match event_of(seen.events, &now["metadata"]["uid"], "FailedCreate") {
-            Some(said) => Stands::Trouble(refused(said)),
-            None => Stands::Waits(format!("{ready} of {wanted} ready")),
-        },
+        None => Stands::Waits(format!("{ready} of {wanted} ready")),
     }
 }
 
+/// The pods of a workload itself.
+fn of<'a>(seen: Seen<'a>) -> Vec<&'a Value> {
+    seen.pods.iter().filter(|pod| is_of(pod, &seen.workload["metadata"]["uid"])).collect()
+}
+
+/// Why pods are missing: what was refused before the newest of them was made has passed.
+fn not_made(seen: Seen<'_>, pods: &[&Value], wanted: i64) -> Option<Trouble> {
+    if i64::try_from(pods.len()).is_ok_and(|there| there >= wanted) {
+        return None;
+    }
+    let newest = pods.iter().filter_map(|pod| time(&pod["metadata"]["creationTimestamp"])).max();
+    let uid = &seen.workload["metadata"]["uid"];
+    let told = |event: &&Value| event["involvedObject"]["uid"] == *uid && event["reason"] == "FailedCreate";
+    let event = seen
+        .events
+        .iter()
+        .rev()
+        .find(|event| told(event) && newest.is_none_or(|newest| last(event) >= Some(newest)))?;
+    Some(refused(text(&event["message"]).trim().to_owned()))
+}
+
+/// When an event was told the last time.
+fn last(event: &Value) -> Option<jiff::Timestamp> {
+    let all = [&event["lastTimestamp"], &event["series"]["lastObservedTime"], &event["eventTime"]];
+    all.into_iter().filter_map(time).max()
+}
+
+fn time(value: &Value) -> Option<jiff::Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
 fn job(seen: Seen<'_>) -> Stands {
-    let (now, status) = (seen.workload, &seen.workload["status"]);
+    let status = &seen.workload["status"];
     if condition(status, "Complete", "True").is_some() {
         return Stands::Ready;
     }
-    let uid = &now["metadata"]["uid"];
-    let pods: Vec<&Value> = seen.pods.iter().filter(|pod| is_of(pod, uid)).collect();
+    let pods = of(seen);
     if let Some(said) = condition(status, "Failed", "True") {
         return Stands::Trouble(Trouble { kind: Kind::Failed, said, pod: first(&pods) });
     }
-    match wrong(&pods, seen.events) {
+    match wrong(&pods, seen.events).or_else(|| not_made(seen, &pods, 1)) {
         Some(trouble) => Stands::Trouble(trouble),
-        None => match event_of(seen.events, uid, "FailedCreate") {
-            Some(said) => Stands::Trouble(refused(said)),
-            None => Stands::Waits("its end".to_owned()),
-        },
+        None => Stands::Waits("its end".to_owned()),
     }
 }
 
@@ -304,7 +407,7 @@ fn first(pods: &[&Value]) -> Option<(String, String)> {
 }
 
 pub fn is_ready(pod: &Value) -> bool {
-    condition(&pod["status"], "Ready", "True").is_some() && pod["metadata"]["deletionTimestamp"].is_null()
+    condition(&pod["status"], "Ready", "True").is_some() && is_alive(pod)
 }
 
 /// What a condition says that has this value.
@@ -447,6 +550,93 @@ mod tests {
         check("pods \"a\" is forbidden: exceeded quota: few, requested: pods=1", Kind::Quota);
         check("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot", Kind::Standards);
         check("admission webhook \"policy\" denied the request", Kind::Refused);
+    }
+
+    fn database(generation: i64) -> Value {
+        json!({
+            "kind": "StatefulSet", "metadata": { "name": "shop-db", "uid": "s", "generation": generation }, "spec": { "replicas": 1 },
+            "status": { "observedGeneration": 2, "updateRevision": "new", "currentRevision": "old", "updatedReplicas": 0 },
+        })
+    }
+
+    fn of_revision(revision: &str, status: Value) -> Value {
+        let mut one = pod("s", &format!("shop-db-{revision}"), status);
+        one["metadata"]["labels"] = json!({ "controller-revision-hash": revision });
+        one
+    }
+
+    #[test]
+    fn a_pod_of_another_revision_that_is_stuck_is_found() {
+        let check = |generation: i64, pods: &[Value], expected: Option<&str>| {
+            let workload = database(generation);
+            let seen = Seen { workload: &workload, sets: &[], pods, events: &[] };
+            assert_eq!(stuck_before(seen).as_deref(), expected);
+        };
+        let missing = || waiting("ImagePullBackOff", json!({}));
+        let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
+        check(2, &[of_revision("old", missing())], Some("shop-db-old"));
+        check(3, &[of_revision("old", missing())], None);
+        check(2, &[of_revision("new", missing())], None);
+        check(2, &[of_revision("old", ready)], None);
+        let mut ending = of_revision("old", missing());
+        ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        check(2, &[ending], None);
+    }
+
+    #[test]
+    fn of_a_database_the_pods_of_this_release_are_judged_and_what_is_refused_now() {
+        let check = |pods: &[Value], events: &[Value], expected: Option<Kind>| {
+            let workload = database(2);
+            let look = look(Seen { workload: &workload, sets: &[], pods, events });
+            let kind = match look.stands {
+                Stands::Trouble(trouble) => Some(trouble.kind),
+                Stands::Ready | Stands::Waits(_) => None,
+            };
+            assert_eq!(kind, expected, "{pods:?} {events:?}");
+        };
+        let missing = || waiting("ImagePullBackOff", json!({}));
+        check(&[of_revision("old", missing())], &[], None);
+        check(&[of_revision("new", missing())], &[], Some(Kind::Image));
+        let refused = |at: &str| json!({ "involvedObject": { "uid": "s" }, "reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": at });
+        check(&[], &[refused("2026-01-01T10:00:00Z")], Some(Kind::Quota));
+        check(&[of_revision("new", json!({}))], &[refused("2026-01-01T10:00:00Z")], None);
+        let mut workload = database(2);
+        workload["spec"]["replicas"] = json!(2);
+        let mut one = of_revision("new", json!({}));
+        one["metadata"]["creationTimestamp"] = json!("2026-01-01T10:00:05Z");
+        for (at, expected) in [("2026-01-01T10:00:00Z", false), ("2026-01-01T10:00:06Z", true)] {
+            let (pods, events) = ([one.clone()], [refused(at)]);
+            let look = look(Seen { workload: &workload, sets: &[], pods: &pods, events: &events });
+            assert_eq!(matches!(look.stands, Stands::Trouble(_)), expected, "{at}");
+        }
+    }
+
+    #[test]
+    fn what_may_come_by_itself_is_waited_for_until_the_deadline() {
+        let unbound = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" }] });
+        let pods = [pod("new", "a", unbound)];
+        let status = |late: &str| json!({ "observedGeneration": 2, "conditions": [{ "type": "Progressing", "status": late, "reason": "ProgressDeadlineExceeded" }] });
+        assert_eq!(trouble(status("True"), &pods, &[]), (Kind::Unschedulable, "0/1 nodes".to_owned()));
+        assert_eq!(trouble(status("False"), &pods, &[]), (Kind::Deadline, "no node takes it: 0/1 nodes".to_owned()));
+        let limit = Duration::from_secs(660);
+        assert_eq!(Kind::Unschedulable.patience(limit), limit);
+        assert_eq!(Kind::Image.patience(limit), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_says_its_own_deadline_is_waited_for_until_then() {
+        let check = |workload: Value, expected: u64| {
+            let look = look(Seen { workload: &workload, sets: &[], pods: &[], events: &[] });
+            assert_eq!(look.limit(), Duration::from_secs(expected), "{workload}");
+        };
+        check(json!({ "kind": "StatefulSet" }), 900);
+        check(json!({ "kind": "Deployment", "spec": { "progressDeadlineSeconds": 600 } }), 900);
+        check(json!({ "kind": "Deployment", "spec": { "progressDeadlineSeconds": 1260 } }), 1320);
+        check(json!({ "kind": "Job", "spec": { "activeDeadlineSeconds": 3600 } }), 3660);
+        let steps =
+            json!([{ "setWeight": 5 }, { "pause": { "duration": "1800s" } }, { "pause": { "duration": "600s" } }]);
+        let spec = json!({ "progressDeadlineSeconds": 600, "strategy": { "canary": { "steps": steps } } });
+        check(json!({ "kind": "Rollout", "spec": spec }), 3060);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl fmt::Display for Id {
 pub enum Stage {
     /// Configuration, accounts and the rules of the network.
     Config,
-    /// Volumes and databases: never undone.
+    /// Volumes and databases: what holds data is never undone.
     Data,
     /// What runs once before the release: never repeated, never undone.
     Before,
@@ -97,6 +97,14 @@ impl Owner {
         self.labels().map(|(name, value)| format!("{}%3D{value}", name.replace('/', "%2F"))).join("%2C")
     }
 
+    /// Whose the labels of an object say that it is, where that is another app or environment: `ENV/APP`.
+    pub fn other_than(&self, object: &Value) -> Option<String> {
+        let label = |name: &str| object["metadata"]["labels"][name].as_str();
+        let (env, app) = (label("bowline.dev/env"), label("bowline.dev/app"));
+        let is_other = env.is_some_and(|env| env != self.env) || app.is_some_and(|app| app != self.app);
+        is_other.then(|| format!("{}/{}", env.unwrap_or("?"), app.unwrap_or("?")))
+    }
+
     /// Whether the labels of an object say that it is theirs.
     pub fn has(&self, object: &Value) -> bool {
         self.labels().iter().all(|(name, value)| object["metadata"]["labels"][*name] == **value)
@@ -106,5 +114,25 @@ impl Owner {
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.env, self.app)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_object_is_of_one_app_in_one_environment() {
+        let owner = Owner { env: "staging".to_owned(), app: "shop".to_owned() };
+        let check = |labels: Value, expected: Option<&str>| {
+            assert_eq!(owner.other_than(&json!({ "metadata": { "labels": labels } })).as_deref(), expected);
+        };
+        check(json!({ "bowline.dev/env": "staging", "bowline.dev/app": "shop" }), None);
+        check(json!({ "bowline.dev/env": "production", "bowline.dev/app": "shop" }), Some("production/shop"));
+        check(json!({ "bowline.dev/env": "staging", "bowline.dev/app": "shop-web" }), Some("staging/shop-web"));
+        check(json!({ "app": "shop" }), None);
+        check(Value::Null, None);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::history::{Release, State};
-use crate::object::{Id, Object};
+use crate::history::Release;
+use crate::object::{Id, Object, Stage};
 
 /// What becomes of what earlier releases have made and this one does not want.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,8 +20,11 @@ const DATA: [(&str, &str); 2] = [("", "PersistentVolumeClaim"), ("postgresql.cnp
 /// What is in no inventory of a release is nobody's business here; of what is, this wants the rest gone. Secrets are removed by who
 /// sets them: a release that is gone back to reads them again.
 pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
-    let wanted: Vec<Id> = wanted.iter().map(Object::id).collect();
-    let known = releases.iter().filter(|release| release.state != State::Refused).flat_map(|release| &release.objects);
+    let mut wanted: Vec<Id> = wanted.iter().map(Object::id).collect();
+    // What ran before a release that served is not to run again when the same is brought out again: it stays as long as its record.
+    let served = releases.iter().filter(|release| release.served.is_some()).flat_map(|release| &release.objects);
+    wanted.extend(served.filter(|object| object.stage == Stage::Before).map(Object::id));
+    let known = releases.iter().flat_map(|release| &release.objects);
     let mut all: Vec<_> = known.map(|object| (object.stage, object.id())).collect();
     all.sort_by(|(one, a), (other, b)| other.cmp(one).then_with(|| a.cmp(b)));
     let (mut seen, mut prune) = (BTreeSet::new(), Prune::default());
@@ -30,12 +33,33 @@ pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
         if !is_new || wanted.iter().any(|one| one.is_same(&id)) || is_secret(&id) {
             continue;
         }
-        match DATA.contains(&(id.group.as_str(), id.kind.as_str())) {
+        match is_data(&id) {
             true => prune.stay.push(id),
             false => prune.go.push(id),
         }
     }
     prune
+}
+
+/// Whether no release has ever made it. Secrets are made beside releases.
+pub(crate) fn is_foreign(id: &Id, releases: &[Release]) -> bool {
+    let mut known = releases.iter().flat_map(|release| &release.objects);
+    !is_secret(id) && !known.any(|object| object.id().is_same(id))
+}
+
+/// What ran before releases whose records are given up, and before none of those that are kept.
+pub(crate) fn ran_before(given_up: &[&Release], kept: &[&Release]) -> Vec<Id> {
+    let ran = |releases: &[&Release]| -> Vec<Id> {
+        let objects = releases.iter().flat_map(|release| &release.objects);
+        objects.filter(|object| object.stage == Stage::Before).map(Object::id).collect()
+    };
+    let kept = ran(kept);
+    ran(given_up).into_iter().filter(|id| !kept.iter().any(|one| one.is_same(id))).collect()
+}
+
+/// Whether it holds data of people.
+pub(crate) fn is_data(id: &Id) -> bool {
+    DATA.contains(&(id.group.as_str(), id.kind.as_str()))
 }
 
 fn is_secret(id: &Id) -> bool {
@@ -47,14 +71,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::object::Stage;
+    use crate::history::State;
 
     fn object(stage: Stage, api: &str, kind: &str, name: &str) -> Object {
         Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name } }) }
     }
 
     fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
-        Release { number, at: 0, served: None, state, images: std::collections::BTreeMap::new(), why: None, objects }
+        Release {
+            number,
+            at: 0,
+            served: None,
+            state,
+            images: std::collections::BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+        }
     }
 
     fn names(ids: &[Id]) -> Vec<String> {
@@ -80,6 +113,17 @@ mod tests {
     }
 
     #[test]
+    fn what_no_release_has_made_was_there_before() {
+        let known = [release(1, State::Rejected, vec![object(Stage::Workload, "apps/v1", "Deployment", "shop-web")])];
+        let check = |api: &str, kind: &str, name: &str, expected: bool| {
+            assert_eq!(is_foreign(&object(Stage::Workload, api, kind, name).id(), &known), expected, "{name}");
+        };
+        check("apps/v1", "Deployment", "shop-web", false);
+        check("apps/v1", "Deployment", "shop-worker", true);
+        check("v1", "Secret", "shop-token-1", false);
+    }
+
+    #[test]
     fn another_version_of_an_api_is_the_same_object() {
         let was = vec![object(Stage::Edge, "gateway.networking.k8s.io/v1beta1", "HTTPRoute", "shop-main")];
         let is = vec![object(Stage::Edge, "gateway.networking.k8s.io/v1", "HTTPRoute", "shop-main")];
@@ -87,9 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_before_it_was_applied_made_nothing() {
-        let old = vec![object(Stage::Workload, "apps/v1", "Deployment", "shop-worker")];
-        assert_eq!(prune(&[], &[release(1, State::Refused, old.clone())]), Prune::default());
-        assert_eq!(prune(&[], &[release(1, State::Rejected, old)]).go.len(), 1);
+    fn what_ran_before_a_release_stays_as_long_as_its_record() {
+        let job = |name: &str| vec![object(Stage::Before, "batch/v1", "Job", name)];
+        let served = Release { served: Some(5), ..release(1, State::Serves, job("before-1")) };
+        let failed = release(2, State::Rejected, job("before-2"));
+        let found = prune(&[], &[served.clone(), failed.clone()]);
+        assert_eq!(names(&found.go), ["Job/before-2"], "one that failed may run again");
+        assert_eq!(names(&ran_before(&[&served], &[&failed])), ["Job/before-1"]);
+        assert_eq!(ran_before(&[&served], &[&served, &failed]), []);
     }
 }

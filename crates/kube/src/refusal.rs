@@ -1,5 +1,7 @@
 //! What a server of Kubernetes answers instead of doing what it was asked, and what is made of it.
 
+use std::time::Duration;
+
 use bowline_core::fault::{Fault, FaultKind};
 use kube::core::Status;
 
@@ -11,6 +13,11 @@ pub enum Refusal {
     /// Nobody answered, or not what was asked.
     #[error("the cluster does not answer")]
     Away(#[source] Box<kube::Error>),
+    #[error("the cluster has not answered for {} s", .0.as_secs())]
+    Slow(Duration),
+    /// What it keeps is of a form that is not known here.
+    #[error("a newer Bowline has written {0}: deploy with that one")]
+    Newer(String),
     #[error("the request cannot be written")]
     Request(#[source] http::Error),
 }
@@ -36,7 +43,8 @@ impl Refusal {
     pub fn code(&self) -> u16 {
         match self {
             Self::Status(status) => status.code,
-            Self::Away(_) | Self::Request(_) => 0,
+            Self::Away(_) | Self::Slow(_) | Self::Request(_) => 0,
+            Self::Newer(_) => 422,
         }
     }
 
@@ -46,6 +54,15 @@ impl Refusal {
 
     pub fn is_forbidden(&self) -> bool {
         self.code() == 403
+    }
+
+    /// The same request may be answered soon: nobody answered, or the server could not just then.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Status(status) => status.code >= 500 || status.code == 429,
+            Self::Away(_) | Self::Slow(_) => true,
+            Self::Newer(_) | Self::Request(_) => false,
+        }
     }
 
     /// It is there already, or is not as it was.
@@ -93,6 +110,19 @@ fn manager(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_cannot_just_now_is_away() {
+        let check = |code: u16, expected: bool| {
+            let status: Status = serde_json::from_value(serde_json::json!({ "code": code })).unwrap();
+            assert_eq!(Refusal::Status(Box::new(status)).is_away(), expected, "{code}");
+        };
+        check(500, true);
+        check(503, true);
+        check(429, true);
+        check(409, false);
+        check(403, false);
+    }
 
     #[test]
     fn a_conflict_says_who_has_which_field() {

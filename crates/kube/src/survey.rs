@@ -10,6 +10,7 @@ use crate::cluster::{AT_ONCE, Cluster};
 use crate::lack::{self, Lack};
 use crate::look::text;
 use crate::object::{Object, Owner};
+use crate::prune::is_data;
 use crate::refusal::Refusal;
 
 /// What a cluster is found to be.
@@ -36,11 +37,11 @@ impl Found {
     }
 }
 
-/// Asks for all that these objects need. Their kinds are learned on the way.
+/// Asks for all that these objects need. Their kinds are learned on the way. `role`: who may deploy.
 ///
 /// # Errors
 /// The server does not answer.
-pub async fn survey(cluster: &mut Cluster, owner: &Owner, objects: &[Object]) -> Result<Found, Refusal> {
+pub async fn survey(cluster: &mut Cluster, owner: &Owner, role: &str, objects: &[Object]) -> Result<Found, Refusal> {
     let ids: Vec<_> = objects.iter().map(Object::id).collect();
     cluster.learn(&ids).await?;
     if let Some(lack) = namespace(cluster).await? {
@@ -48,7 +49,7 @@ pub async fn survey(cluster: &mut Cluster, owner: &Owner, objects: &[Object]) ->
     }
     let mut lacks = lack::kinds(objects, |id| cluster.place(id).is_some());
     let cluster = &*cluster;
-    lacks.extend(rights(cluster, owner, objects).await?);
+    lacks.extend(rights(cluster, role, objects).await?);
     lacks.extend(quotas(cluster, owner, objects).await?);
     lacks.extend(classes(cluster, objects).await?);
     let scaled = lack::scaled(objects);
@@ -72,18 +73,26 @@ async fn namespace(cluster: &Cluster) -> Result<Option<Lack>, Refusal> {
 type Right = (&'static str, String, String);
 
 /// Asked one by one: what rules say in general is not what an authorizer decides.
-async fn rights(cluster: &Cluster, owner: &Owner, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
+async fn rights(cluster: &Cluster, role: &str, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
     let mut wanted: BTreeSet<Right> = BTreeSet::new();
     for object in objects {
         let id = object.id();
         let Some(place) = cluster.place(&id) else { continue };
-        // Secrets are made by who may not read them, and never written again.
-        let verbs: &[&'static str] = if id.kind == "Secret" { &["create"] } else { &["get", "create", "patch"] };
+        let verbs: &[&'static str] = match id.kind.as_str() {
+            // Secrets are made by who may not read them, and never written again.
+            "Secret" => &["create"],
+            _ if is_data(&id) => &["get", "create", "patch"],
+            // What a later release does not want is deleted.
+            _ => &["get", "create", "patch", "delete"],
+        };
         wanted.extend(verbs.iter().map(|verb| (*verb, id.group.clone(), place.plural.clone())));
     }
     let own = [
         ("create", "", "configmaps"),
         ("list", "", "configmaps"),
+        ("patch", "", "configmaps"),
+        ("update", "", "configmaps"),
+        ("delete", "", "configmaps"),
         ("list", "", "pods"),
         ("list", "apps", "replicasets"),
     ];
@@ -103,8 +112,7 @@ async fn rights(cluster: &Cluster, owner: &Owner, objects: &[Object]) -> Result<
     for (_, (verb, group, resource)) in answers.into_iter().filter(|(allowed, _)| !allowed) {
         missing.entry((group, resource)).or_default().push(verb.to_owned());
     }
-    let role = format!("{}-deployer", owner.app);
-    let lack = |((group, resource), verbs)| Lack::Right { verbs, group, resource, role: role.clone() };
+    let lack = |((group, resource), verbs)| Lack::Right { verbs, group, resource, role: role.to_owned() };
     Ok(missing.into_iter().map(lack).collect())
 }
 

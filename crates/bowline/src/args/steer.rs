@@ -71,6 +71,9 @@ pub(crate) struct Rollback {
     /// The environment
     #[arg(long, default_value = "local")]
     pub(crate) env: String,
+    /// On Kubernetes: fields that others have set become Bowline's
+    #[arg(long)]
+    pub(crate) take_over: bool,
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +97,9 @@ pub(crate) struct Scale {
     /// The environment
     #[arg(long, default_value = "local")]
     pub(crate) env: String,
+    /// On Kubernetes: fields that others have set become Bowline's
+    #[arg(long)]
+    pub(crate) take_over: bool,
 }
 
 #[derive(Debug, Args)]

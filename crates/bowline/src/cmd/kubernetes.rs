@@ -85,14 +85,23 @@ struct Telling<'u> {
     ui: &'u Ui,
     app: String,
     change: u64,
+    /// What was waited on when it was told the last time.
+    waits: Vec<(String, String)>,
 }
 
 impl<'u> Telling<'u> {
     fn new(app: &str, ui: &'u Ui) -> Self {
-        Self { progress: Progress::new(ui, None), ui, app: app.to_owned(), change: now_ms() }
+        Self { progress: Progress::new(ui, None), ui, app: app.to_owned(), change: now_ms(), waits: Vec::new() }
     }
 
     fn tell(&mut self, told: Told) {
+        let waits = match &told {
+            // It is looked at twice a second, and told when it is another.
+            Told::Waits(waits) if *waits == self.waits => return,
+            Told::Waits(waits) => waits.clone(),
+            Told::Checking | Told::Recording | Told::Starting | Told::Note { .. } => Vec::new(),
+        };
+        self.waits = waits;
         let what = match told {
             Told::Checking => ChangeStep::Phase { phase: ChangePhase::Guard },
             Told::Recording => ChangeStep::Phase { phase: ChangePhase::Release },

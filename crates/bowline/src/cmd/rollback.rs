@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use bowline_api::wire;
-use bowline_core::fault::Fault;
+use bowline_core::fault::{Fault, FaultKind};
 
 use super::follow::{self, Followed};
 use super::logs::only_app;
@@ -11,7 +11,10 @@ use crate::target::Target;
 use crate::ui::{Tone, Ui};
 
 pub(super) async fn run(args: Rollback, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
-    let Rollback { app, release, env } = args;
+    let Rollback { app, release, env, take_over } = args;
+    if take_over {
+        return Err(Fault::new(FaultKind::Invalid, "--take-over is for Kubernetes").hint("leave it out"));
+    }
     // An app has a letter first: a number alone is a release.
     let (app, release) = match (app.as_deref().and_then(|text| text.parse().ok()), release) {
         (Some(number), None) => (None, Some(number)),

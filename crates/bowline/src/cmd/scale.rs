@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use bowline_api::wire;
-use bowline_core::fault::Fault;
+use bowline_core::fault::{Fault, FaultKind};
 
 use super::follow::{self, Followed, app_and_service};
 use crate::args::Scale;
@@ -10,7 +10,10 @@ use crate::target::Target;
 use crate::ui::{Tone, Ui};
 
 pub(super) async fn run(args: Scale, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
-    let Scale { target: of, replicas, env } = args;
+    let Scale { target: of, replicas, env, take_over } = args;
+    if take_over {
+        return Err(Fault::new(FaultKind::Invalid, "--take-over is for Kubernetes").hint("leave it out"));
+    }
     let (app, service) = app_and_service(&of);
     let mut interrupts = Interrupts::new()?;
     let session = target.join().await?;

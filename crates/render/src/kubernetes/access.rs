@@ -81,6 +81,11 @@ const KEPT: [Rule; 4] = [
     (&["rbac.authorization.k8s.io"], &["rolebindings", "roles"], CHANGE),
 ];
 
+/// What one of [the roles](roles) is called: `viewer`, `deployer`, `admin`.
+pub fn role(key: &AppKey, word: &str) -> String {
+    names::join(&[key.app.as_str(), word], names::LABEL)
+}
+
 /// The roles of an app. Who applies the rest may not apply these: nobody hands out what they do not have.
 pub fn roles(key: &AppKey) -> Vec<Object> {
     let with = |verbs| WORKLOADS.iter().map(move |(groups, resources)| (*groups, *resources, verbs));
@@ -88,11 +93,11 @@ pub fn roles(key: &AppKey) -> Vec<Object> {
     let deployer: Vec<Rule> = with(CHANGE).chain([PODS, SEEN, SCALED]).chain(MADE).collect();
     let admin: Vec<Rule> = with(CHANGE).chain([PODS, SCALED]).chain(KEPT).collect();
     let roles = [("admin", admin), ("deployer", deployer), ("viewer", viewer)];
-    let role = |(word, rules): (&str, Vec<Rule>)| {
-        let metadata = meta(key, names::join(&[key.app.as_str(), word], names::LABEL), "access");
+    let made = |(word, rules): (&str, Vec<Rule>)| {
+        let metadata = meta(key, role(key, word), "access");
         Object::new(Wave::Config, &Role { metadata, rules: Some(rules.into_iter().map(rule).collect()) })
     };
-    roles.map(role).into()
+    roles.map(made).into()
 }
 
 fn rule((groups, resources, verbs): Rule) -> PolicyRule {

@@ -37,7 +37,7 @@ const PORT: u16 = 8080;
 /// The name of that port.
 const HTTP: &str = "http";
 
-pub use access::roles;
+pub use access::{role, roles};
 pub(crate) use edge::{Edge, Url, backend, certificate, is_named, size};
 pub(crate) use rollout::beside;
 pub(crate) use run::words;

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use bowline_core::app::App;
+use bowline_core::app::{App, Tls};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_kube::{Cluster, Object, Order, Owner, Rollout, Stage, Told, survey};
-use bowline_render::{Api, Manifests, Secrets, Wave, kubernetes};
+use bowline_render::{Api, Manifests, Secrets, Wave, kubernetes, role};
 
 use super::{Place, Telling, owner, secret};
 use crate::args::Deploy;
@@ -55,6 +55,7 @@ pub(in crate::cmd) async fn run(
     let done = tokio::select! {
         done = deployed => done?,
         () = interrupts.next() => {
+            cluster.let_go().await;
             ui.aside("  interrupted: what was applied goes on in the cluster; run this again to follow it to its end");
             return Ok(ExitCode::from(INTERRUPTED));
         }
@@ -99,7 +100,7 @@ async fn objects(cluster: &mut Cluster, asked: &Asked<'_>, telling: &mut Telling
     let all = |manifests: &Manifests| -> Vec<Object> {
         manifests.objects.iter().map(|one| Object { stage: stage(one.wave), body: one.body.clone() }).collect()
     };
-    let found = survey(cluster, owner, &all(&named)).await;
+    let found = survey(cluster, owner, &role(&loaded.key, "deployer"), &all(&named)).await;
     let found = found.map_err(|refusal| refusal.fault(format!("{} cannot be looked at", cluster.target())))?;
     found.fit(cluster)?;
     for lack in &found.lacks {
@@ -141,7 +142,10 @@ async fn apis(cluster: &Cluster, app: &App) -> Result<BTreeSet<Api>, Fault> {
 
 /// Where its routes are asked.
 fn urls(app: &App) -> Vec<String> {
-    let hosts = app.routes.values().flat_map(|route| &route.hosts);
-    let all: BTreeSet<String> = hosts.map(|host| format!("https://{host}")).collect();
+    let urls = app.routes.values().flat_map(|route| {
+        let scheme = if route.tls == Tls::Off { "http" } else { "https" };
+        route.hosts.iter().map(move |host| format!("{scheme}://{host}"))
+    });
+    let all: BTreeSet<String> = urls.collect();
     all.into_iter().collect()
 }

@@ -54,15 +54,34 @@ pub(super) fn run(args: Exec, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fau
 
 async fn attached(wanted: Attachment, place: Place<'_>, ui: &Ui) -> Result<Way, Fault> {
     let mut signals = Signals::catch(wanted.tty)?;
-    let cluster = place.join().await?;
-    let (_, owner) = owner(&wanted.env, &wanted.app)?;
-    let (pod, container) = pod(&cluster, &owner, &wanted).await?;
-    let session = cluster.exec((&pod, &container), &wanted.command, wanted.tty).await;
-    let mut session = session.map_err(|refusal| refusal.fault(format!("nothing can be run in {pod}")))?;
+    // Whoever waits for a cluster that says nothing may leave.
+    let mut session = tokio::select! {
+        begun = begin(&wanted, place) => begun?,
+        signal = told_to_leave(&mut signals) => return Ok(Way::By(signal)),
+    };
     let raw = wanted.tty.then(Raw::enter).transpose()?;
     let way = joined(&mut session, &mut signals, wanted.tty, ui.is_json()).await;
     drop(raw);
     Ok(way)
+}
+
+async fn begin(wanted: &Attachment, place: Place<'_>) -> Result<Session, Fault> {
+    let cluster = place.join().await?;
+    let (_, owner) = owner(&wanted.env, &wanted.app)?;
+    let (pod, container) = pod(&cluster, &owner, wanted).await?;
+    let session = cluster.exec((&pod, &container), &wanted.command, wanted.tty).await;
+    session.map_err(|refusal| refusal.fault(format!("nothing can be run in {pod}")))
+}
+
+/// The signal by which somebody does.
+async fn told_to_leave(signals: &mut Signals) -> u8 {
+    loop {
+        match signals.next().await {
+            Caught::Hangup => return bowline_core::session::SessionSignal::Hangup.number(),
+            Caught::Ask(signal) => return signal.number(),
+            Caught::Resized | Caught::PassOn(_) => {}
+        }
+    }
 }
 
 async fn joined(session: &mut Session, signals: &mut Signals, tty: bool, json: bool) -> Way {

@@ -140,8 +140,11 @@ impl Wanted<'_> {
                             Some(time) => self.after(&source, time),
                             None => self.path(&source, "&follow=true"),
                         };
-                        if let Ok(log) = self.cluster.stream(&path).await {
-                            followed.insert(source.clone(), tokio::spawn(read(source, log, lines.clone())));
+                        match self.cluster.stream(&path).await {
+                            Ok(log) => drop(followed.insert(source.clone(), tokio::spawn(read(source, log, lines.clone())))),
+                            // It has ended since, has not begun, or is asked for again with the next look.
+                            Err(refusal) if refusal.is_absent() || refusal.code() == 400 || refusal.is_away() => {}
+                            Err(refusal) => return Err(refusal),
                         }
                     }
                 }
@@ -158,14 +161,18 @@ impl Wanted<'_> {
     }
 
     fn after(&self, (pod, container): &Source, time: &str) -> String {
-        let time = time.replace(':', "%3A");
+        let time = time.replace(':', "%3A").replace('+', "%2B");
         self.cluster.core(&format!("pods/{pod}/log?container={container}&timestamps=true&sinceTime={time}&follow=true"))
     }
 }
 
 async fn read(source: Source, log: impl AsyncBufRead, lines: mpsc::Sender<(Source, String)>) {
-    let mut log = std::pin::pin!(log.lines());
-    while let Some(Ok(text)) = log.next().await {
+    let mut log = std::pin::pin!(log);
+    let mut bytes = Vec::new();
+    while let Ok(1..) = log.read_until(b'\n', &mut bytes).await {
+        // A byte that is no text is shown as such.
+        let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
+        bytes.clear();
         if lines.send((source.clone(), text)).await.is_err() {
             return;
         }

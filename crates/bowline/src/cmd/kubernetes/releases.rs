@@ -69,7 +69,7 @@ fn row(release: &Listed, ui: &Ui) -> Vec<String> {
         State::Serves => Tone::Good,
         State::Pending => Tone::Warning,
         State::Served => Tone::Faint,
-        State::Rejected | State::Refused => Tone::Bad,
+        State::Rejected => Tone::Bad,
     };
     let age = Duration::from_millis(now_ms().saturating_sub(release.created));
     // As `docker` and `git` show digests.

@@ -12,7 +12,7 @@ use bowline_core::id::{AppKey, SecretName};
 use bowline_core::secret::Secret as Value;
 use bowline_kube::secrets::{Entry, Index, reads};
 use bowline_kube::{Cluster, Id, Owner, Refusal, Told, now_ms};
-use bowline_render::{Need, Needed, Salt, secret_object};
+use bowline_render::{Need, Needed, Salt, role, secret_object};
 use serde::Serialize;
 use serde_json::json;
 
@@ -61,13 +61,13 @@ pub(super) async fn run(args: Secret, place: Place<'_>, ui: &Ui) -> Result<ExitC
             }
         }
         Secret::Rm { app, name, env } => {
-            let (cluster, (_, owner)) = (place.join().await?, owner(&env, &app)?);
+            let (cluster, (key, owner)) = (place.join().await?, owner(&env, &app)?);
             let (mut index, was) = cluster.secrets(&owner).await.map_err(|refusal| unread(&owner, &refusal))?;
             let known = index.remove(&name).is_some();
             if !known {
                 return Err(Fault::new(FaultKind::Invalid, format!("{owner} has no secret {name}")));
             }
-            cluster.keep_secrets(&owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(&owner, &refusal))?;
+            cluster.keep_secrets(&owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(&key, &refusal))?;
             clean(&cluster, &owner, &index).await.map_err(|refusal| refusal.fault("the object of the secret stays"))?;
             ui.object(&json!({ "removed": name }));
             ui.say(format!("  {name} of {owner} is removed; releases that read it keep it until they are given up"));
@@ -84,11 +84,11 @@ async fn set(
     ui: &Ui,
 ) -> Result<(), Fault> {
     let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
-    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(owner, &refusal))?;
+    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
     let by = cluster.user().await.map_err(|refusal| refusal.fault("the cluster does not say who you are"))?;
-    let entry = made(cluster, (key, owner), name, (value, &salt), &mut index, &by).await?;
+    let entry = made(cluster, key, name, (value, &salt), &mut index, &by).await?;
     let version = entry.version;
-    cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(owner, &refusal))?;
+    cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(key, &refusal))?;
     clean(cluster, owner, &index).await.map_err(|refusal| refusal.fault("values that nobody reads any more stay"))?;
     ui.object(&json!({ "name": name.as_str(), "version": version }));
     ui.say(format!("  {name} of {owner} is set, version {version}; the next release uses it"));
@@ -99,10 +99,10 @@ fn unread(owner: &Owner, refusal: &Refusal) -> Fault {
     refusal.fault(format!("the secrets of {owner} cannot be listed"))
 }
 
-fn unwritten(owner: &Owner, refusal: &Refusal) -> Fault {
-    let fault = refusal.fault(format!("no secret of {owner} can be set"));
+fn unwritten(key: &AppKey, refusal: &Refusal) -> Fault {
+    let fault = refusal.fault(format!("no secret of {}/{} can be set", key.env, key.app));
     match (refusal.is_forbidden(), refusal.is_taken()) {
-        (true, _) => fault.hint(format!("the role {}-admin may: whoever keeps the namespace binds it", owner.app)),
+        (true, _) => fault.hint(format!("the role {} may: whoever keeps the namespace binds it", role(key, "admin"))),
         (_, true) => fault.hint("somebody else set one just now: run this again"),
         (false, false) => fault,
     }
@@ -111,7 +111,7 @@ fn unwritten(owner: &Owner, refusal: &Refusal) -> Fault {
 /// The object of this value, in the index.
 async fn made<'i>(
     cluster: &Cluster,
-    (key, owner): (&AppKey, &Owner),
+    key: &AppKey,
     name: &SecretName,
     (value, salt): (&Value, &Salt),
     index: &'i mut Index,
@@ -127,7 +127,7 @@ async fn made<'i>(
         Ok(_) => {}
         // Its name says what it holds.
         Err(refusal) if refusal.is_taken() => {}
-        Err(refusal) => return Err(unwritten(owner, &refusal)),
+        Err(refusal) => return Err(unwritten(key, &refusal)),
     }
     let entry = Entry { object: object.id.name, version, at: now_ms(), by: by.to_owned() };
     index.insert(name.to_string(), entry);
@@ -212,14 +212,14 @@ pub(super) async fn held(
                 if let Some(path) = from_file {
                     let value =
                         Value::new(value(&key.app.to_string(), name.as_str(), Some(path.as_path()), &Ui::new(true))?);
-                    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(owner, &refusal))?;
-                    made(cluster, (key, owner), name, (&value, &salt), &mut index, BY_BOWLINE).await?;
+                    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
+                    made(cluster, key, name, (&value, &salt), &mut index, BY_BOWLINE).await?;
                 } else if !index.contains_key(name.as_str()) {
                     match source {
                         Some(SecretSource::Store { generate: true }) => {
                             // Who may make it may not read the salt; nobody sets the same value again.
                             let salt = Salt(Value::new(random().to_vec()));
-                            made(cluster, (key, owner), name, (&generated(), &salt), &mut index, BY_BOWLINE).await?;
+                            made(cluster, key, name, (&generated(), &salt), &mut index, BY_BOWLINE).await?;
                             telling.tell(Told::Note { service: None, text: format!("secret {name} is made") });
                         }
                         // Somebody else may have made it under the name by which manifests ask for it.
@@ -250,7 +250,7 @@ pub(super) async fn held(
         }
     }
     if index != before {
-        cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(owner, &refusal))?;
+        cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(key, &refusal))?;
     }
     there((owner, cluster), &unset, missing).map(|()| held)
 }

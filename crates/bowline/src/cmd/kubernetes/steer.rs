@@ -13,7 +13,7 @@ use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::ui::{Tone, Ui};
 
 pub(super) async fn roll_back(args: Rollback, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fault> {
-    let Rollback { app, release, env } = args;
+    let Rollback { app, release, env, take_over } = args;
     // An app has a letter first: a number alone is a release.
     let (app, release) = match (app.as_deref().and_then(|text| text.parse().ok()), release) {
         (Some(number), None) => (None, Some(number)),
@@ -30,7 +30,7 @@ pub(super) async fn roll_back(args: Rollback, place: Place<'_>, ui: &Ui) -> Resu
     let mut tell = |told| telling.tell(told);
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
     let done = tokio::select! {
-        done = rollout.roll_back(release, false) => done?,
+        done = rollout.roll_back(release, take_over) => done?,
         () = interrupts.next() => return Ok(left(ui)),
     };
     drop(telling);
@@ -40,7 +40,7 @@ pub(super) async fn roll_back(args: Rollback, place: Place<'_>, ui: &Ui) -> Resu
 }
 
 pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fault> {
-    let Scale { target, replicas, env } = args;
+    let Scale { target, replicas, env, take_over } = args;
     if replicas == 0 {
         return Err(Fault::new(FaultKind::Invalid, "a service has at least one instance"));
     }
@@ -52,7 +52,7 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     let mut tell = |told| telling.tell(told);
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
     let (name, done) = tokio::select! {
-        done = rollout.scale(service.as_deref(), replicas) => done?,
+        done = rollout.scale(service.as_deref(), replicas, take_over) => done?,
         () = interrupts.next() => return Ok(left(ui)),
     };
     drop(telling);
