@@ -112,6 +112,16 @@ impl Layout {
         found.map(|one| Image::read(&one.manifest, &self.blobs)).transpose()
     }
 
+    /// What an image is called for whoever goes by names: `name` with its tag; of a digest alone, its names here in that repository, if any.
+    pub fn names_for(&self, name: &Reference) -> Result<Vec<Reference>, ImageError> {
+        let Some(digest) = name.digest.filter(|_| name.tag.is_none()) else { return Ok(vec![name.clone()]) };
+        let named = |one: LayoutImage| {
+            let called: Reference = one.name.filter(|_| one.manifest.digest.0 == digest.0)?.parse().ok()?;
+            (called.repository == name.repository).then_some(called)
+        };
+        Ok(self.images()?.into_iter().filter_map(named).collect())
+    }
+
     /// Names an image whose blobs are kept here. What had one of the names before has it no more; its blobs stay.
     pub fn name(&self, image: &Image, names: &[Reference]) -> Result<(), ImageError> {
         // Two that name at once would each lose what the other names.
@@ -129,7 +139,8 @@ impl Layout {
         Ok(())
     }
 
-    /// Takes a name away, or by a digest every name of that image. Whether there was one. Blobs stay until they are collected.
+    /// Takes a name away, of this digest alone where it has one; by a digest without a tag every name of that image. Whether there was one.
+    /// Blobs stay until they are collected.
     pub fn forget(&self, name: &Reference) -> Result<bool, ImageError> {
         let lock = self.folder.join(".lock");
         let held = File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(ImageError::write(&lock))?;
@@ -255,10 +266,11 @@ struct DockerImage {
 
 /// Whether an entry is the one that a name means, or by a digest any of that image.
 fn meant(name: &Reference) -> impl Fn(&Descriptor) -> bool {
-    let (digest, full) = (name.digest, full(name));
+    let (digest, full, has_tag) = (name.digest, full(name), name.tag.is_some());
     move |one| match digest {
-        Some(digest) => one.digest.0 == digest.0,
-        None => one.annotations.get(NAME) == Some(&full),
+        Some(digest) if one.digest.0 != digest.0 => false,
+        Some(_) if !has_tag => true,
+        Some(_) | None => one.annotations.get(NAME) == Some(&full),
     }
 }
 
@@ -324,6 +336,18 @@ mod tests {
         assert_eq!(found("shop.example/web"), Some(two.manifest.digest));
         assert_eq!(found(&format!("other.example/x@{}", one.manifest.digest)), Some(one.manifest.digest));
         assert_eq!(found("shop.example/web:2"), None);
+        let names = |text: &str| {
+            let names = layout.names_for(&name(text)).unwrap();
+            names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names("shop.example/web"), "shop.example/web");
+        let (of_one, of_two) = (one.manifest.digest, two.manifest.digest);
+        assert_eq!(names(&format!("shop.example/web@{of_one}")), "shop.example/web:1");
+        assert_eq!(names(&format!("shop.example/web:3@{of_one}")), format!("shop.example/web:3@{of_one}"));
+        assert_eq!(names(&format!("other.example/x@{of_one}")), "");
+        // A tag that is another image's by now is not taken from that.
+        assert!(!layout.forget(&name(&format!("shop.example/web:1@{of_two}"))).unwrap());
+        assert!(layout.is_named(&name(&format!("shop.example/web:1@{of_one}"))).unwrap());
         assert_eq!(layout.sbom(&one).unwrap(), None);
         layout.keep_sbom(&one, b"{}").unwrap();
         assert_eq!((layout.sbom(&one).unwrap(), layout.sbom(&two).unwrap()), (Some(b"{}".to_vec()), None));

@@ -59,7 +59,7 @@ pub(crate) struct ImageBuild {
     #[arg(long)]
     pub(crate) service: Option<String>,
     /// What the image is called; of one service alone [default: localhost/APP-SERVICE:latest]
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", value_parser = tagged)]
     pub(crate) tag: Option<Reference>,
     /// Write one archive, too, that Docker, Podman and containerd load; of one service alone
     #[arg(long, value_name = "FILE")]
@@ -139,4 +139,16 @@ pub(crate) struct ImageLogin {
     /// A PEM file of authorities that are believed for it, in the place of this machine's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+}
+
+/// What is built has the digest that it comes to.
+fn tagged(text: &str) -> Result<Reference, String> {
+    let name: Reference =
+        text.parse().map_err(|error: bowline_core::release::ImageReferenceError| error.to_string())?;
+    match name.digest {
+        None => Ok(name),
+        Some(_) => {
+            Err("a name with a tag, as shop.example/web:1: what is built has the digest that it comes to".to_owned())
+        }
+    }
 }

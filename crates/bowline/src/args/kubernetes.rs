@@ -93,12 +93,9 @@ fn build(text: &str) -> Result<Build, String> {
 
 /// As SemVer has it (2.0.0): three numbers, and what may follow them.
 fn version(text: &str) -> Result<String, String> {
-    let (core, rest) = text.split_at(text.find(['-', '+']).unwrap_or(text.len()));
-    let is_number = |part: &str| part.parse::<u64>().is_ok() && (part == "0" || !part.starts_with(['0', '+']));
-    let numbers: Vec<&str> = core.split('.').collect();
-    let is_word = |c: char| c.is_ascii_alphanumeric() || "-+.".contains(c);
-    let is_whole = numbers.len() == 3 && numbers.into_iter().all(is_number) && rest.chars().all(is_word);
-    if is_whole { Ok(text.to_owned()) } else { Err("a chart's version is as 1.2.3".to_owned()) }
+    semver::Version::parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("a chart's version is as 1.2.3: {error}"))
 }
 
 /// Which image a service runs.

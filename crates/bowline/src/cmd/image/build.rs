@@ -88,6 +88,9 @@ async fn all(
     ui: &Ui,
 ) -> Result<(), Fault> {
     let chosen = Chosen::of(app, args.service.as_deref())?;
+    // What a folder turns out to be is known when it is built.
+    let runs = |name: &&ServiceName| app.services.get(*name).is_some_and(|service| service.run.is_some());
+    for_one(args, chosen.names.iter().filter(runs).count() + chosen.by_engine.len())?;
     let artifacts = match chosen.by_us.services.is_empty() {
         true => BTreeMap::new(),
         false => built(&Arc::new(chosen.by_us), env, dir, paths, ui).await?,
@@ -99,10 +102,7 @@ async fn all(
         return Err(Fault::new(FaultKind::Invalid, "no service that was meant runs anything")
             .hint("an image is of a service with `run`; static files are served by the edge"));
     }
-    if count != 1 && (args.tag.is_some() || args.archive.is_some()) {
-        return Err(Fault::new(FaultKind::Invalid, "--tag and --archive are for one service")
-            .hint("say which one: --service NAME"));
-    }
+    for_one(args, count)?;
     for (name, artifact) in runs {
         let image = image(app, name, artifact, layout)?;
         keep(args, app, name, &image, layout, ui).await?;
@@ -110,6 +110,15 @@ async fn all(
     for (name, file) in &chosen.by_engine {
         let image = dockerfile::build(app, name, file, dir, args.builder, layout, ui).await?;
         keep(args, app, name, &image, layout, ui).await?;
+    }
+    Ok(())
+}
+
+/// A name and a file are one image's.
+fn for_one(args: &ImageBuild, count: usize) -> Result<(), Fault> {
+    if count > 1 && (args.tag.is_some() || args.archive.is_some()) {
+        return Err(Fault::new(FaultKind::Invalid, "--tag and --archive are for one service")
+            .hint("say which one: --service NAME"));
     }
     Ok(())
 }
@@ -124,6 +133,11 @@ struct Chosen {
 
 impl Chosen {
     fn of(app: &App, only: Option<&str>) -> Result<Self, Fault> {
+        if let Some(only) = only.filter(|only| app.services.keys().all(|name| name.as_str() != *only)) {
+            let names: Vec<&str> = app.services.keys().map(ServiceName::as_str).collect();
+            return Err(Fault::new(FaultKind::Invalid, format!("{} has no service {only}", app.name))
+                .hint(format!("its services: {}", names.join(", "))));
+        }
         let wanted = |name: &&ServiceName| only.is_none_or(|only| only == name.as_str());
         let mut chosen = Self { names: BTreeSet::new(), by_us: app.clone(), by_engine: BTreeMap::new() };
         let mut needed = BTreeSet::new();
@@ -183,7 +197,7 @@ async fn keep(
         layout.archive_at(path, &image.made, std::slice::from_ref(&called))?;
     }
     if let Some(engine) = args.load {
-        load::give(engine, args.cluster.as_deref(), &image.made, &called, layout, ui).await?;
+        load::give(engine, args.cluster.as_deref(), &image.made, std::slice::from_ref(&called), layout, ui).await?;
     }
     let digest = image.made.manifest.digest.to_string();
     let told =

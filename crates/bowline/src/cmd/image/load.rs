@@ -29,11 +29,22 @@ struct Loaded {
 
 pub(super) async fn run(args: ImageLoad, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     let image = kept(&args.image, layout)?;
+    let names = layout.names_for(&args.image)?;
     if let Some(path) = &args.archive {
-        layout.archive_at(path, &image, std::slice::from_ref(&args.image))?;
+        layout.archive_at(path, &image, &names)?;
     }
     if let Some(engine) = args.into {
-        give(engine, args.cluster.as_deref(), &image, &args.image, layout, ui).await?;
+        if names.is_empty() {
+            let Reference { repository, digest, .. } = &args.image;
+            let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
+            return Err(Fault::new(
+                FaultKind::Invalid,
+                format!("{} cannot be given to {}", args.image, engine.as_str()),
+            )
+            .caused_by("an engine goes by names, and this image has none here in that repository")
+            .hint(format!("say a tag: bowline image load {repository}:TAG{digest}")));
+        }
+        give(engine, args.cluster.as_deref(), &image, &names, layout, ui).await?;
     }
     let told = Loaded {
         image: args.image.to_string(),
@@ -52,7 +63,7 @@ pub(super) async fn give(
     engine: Engine,
     cluster: Option<&str>,
     image: &Image,
-    name: &Reference,
+    names: &[Reference],
     layout: &Layout,
     ui: &Ui,
 ) -> Result<(), Fault> {
@@ -60,10 +71,11 @@ pub(super) async fn give(
         return Err(Fault::new(FaultKind::Invalid, "--cluster is for kind and minikube")
             .caused_by(format!("{} is one on a machine", engine.as_str())));
     }
-    let doing = format!("{name} cannot be given to {}", engine.as_str());
+    let called: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let doing = format!("{} cannot be given to {}", called.join(", "), engine.as_str());
     let folder = layout.apart()?;
     let path = folder.path().join("image.tar");
-    layout.archive_at(&path, image, std::slice::from_ref(name))?;
+    layout.archive_at(&path, image, names)?;
     let (words, _) = engine.command(&path, cluster);
     let shown: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     ui.aside(format!("  {}", ui.paint(Tone::Faint, format!("$ {}", shown.join(" ")))));
