@@ -20,6 +20,9 @@ const LAST_LINES: usize = 20;
 impl Rollout<'_> {
     /// Looks at these until all are up, or one cannot be.
     pub(crate) async fn settle(&mut self, applied: &[Applied]) -> Result<(), Stop> {
+        // Pods may have to make way, of which no release says where they are.
+        let learned = self.cluster.learn([&pod(String::new())]).await;
+        learned.map_err(|refusal| refusal.fault("the cluster does not say what it serves"))?;
         let (mut patience, mut seen_at) = (Patience::default(), Instant::now());
         loop {
             self.cluster.beat().await;
@@ -86,8 +89,8 @@ impl Rollout<'_> {
     }
 
     /// Ends a pod that is in the way of the one that is to come.
-    async fn makes_way(&self, pod: String) -> Result<Stands, Refusal> {
-        let id = Id { group: String::new(), version: "v1".to_owned(), kind: "Pod".to_owned(), name: pod };
+    async fn makes_way(&self, name: String) -> Result<Stands, Refusal> {
+        let id = pod(name);
         match self.cluster.delete(&id, self.owner).await {
             Ok(_) => Ok(Stands::Waits(format!("{}, which does not come up, to end", id.name))),
             Err(refusal) if refusal.is_forbidden() => {
@@ -121,6 +124,10 @@ impl Rollout<'_> {
         }
         None
     }
+}
+
+fn pod(name: String) -> Id {
+    Id { group: String::new(), version: "v1".to_owned(), kind: "Pod".to_owned(), name }
 }
 
 /// What is seen of what was applied.
