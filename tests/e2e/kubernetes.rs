@@ -403,7 +403,9 @@ fn kubernetes_another_environment_is_not_taken_and_what_was_there_before_stays()
     // What `kubectl` has applied is adopted, and outlives a first release that does not come up.
     cluster().namespace("adopted", "restricted");
     let (who, admin) = (Who::admin("adopted"), &cluster().admin);
-    let args = ["--json", "render", "kubernetes", path(&folder), "--env", "production", "--image", &image("web", "1")];
+    let image = image("web", "1");
+    let args = ["--json", "render", "kubernetes", path(&folder), "--env", "production", "--image", &image];
+    let args = [&args[..], &["--api", "ingress-nginx"]].concat();
     let rendered = who.bowline.command(&args).output().expect("the binary runs");
     let rendered: Value = serde_json::from_slice(&rendered.stdout).expect("JSON");
     let web = rendered["objects"].as_array().expect("objects").iter().find(|one| one["kind"] == "Deployment");
