@@ -180,8 +180,10 @@ fn what_is_wrong_is_said_before_anything_is_sent() {
     assert!(bowline.fails(&deploy(&[]), 2).contains("--env"), "there is no default environment");
     let said = bowline.fails(&deploy(&["--env", "production"]), 4);
     assert!(said.contains("no daemon runs here"), "{said}");
-    let said = bowline.fails(&deploy(&["--env", "production", "--to", "kubernetes"]), 2);
-    assert!(said.contains("reached by no command yet"), "{said}");
+    let mut to_cluster = bowline.command(&deploy(&["--env", "production", "--to", "kubernetes"]));
+    let output = to_cluster.env("KUBECONFIG", folder.join("none")).output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("no cluster is known here"), "{}", text(&output));
     let said = bowline.fails(&deploy(&["--env", "production", "--to", "https://example.com"]), 3);
     assert!(said.contains("there is no token") && said.contains("bowline login"), "{said}");
     let said = bowline.fails(&deploy(&["--env", "production", "--to", "ssh://-oProxyCommand=id"]), 2);
