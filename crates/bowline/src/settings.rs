@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) edge: EdgeEngine,
+    /// The socket of the engine whose containers instances are; `None`: they are processes of this machine.
+    pub(crate) engine: Option<PathBuf>,
     pub(crate) trusted_proxies: Vec<IpNet>,
     /// Their connections begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
@@ -173,6 +175,7 @@ impl Settings {
         }
         Ok(Self {
             edge,
+            engine: args.runtime.engine()?,
             http: args.http.unwrap_or(base.http),
             https: args.https.or(base.https),
             admin: args.admin.unwrap_or(base.admin),
@@ -191,6 +194,7 @@ impl Settings {
             https: Some(loopback(8443)),
             admin: loopback(7070),
             edge: EdgeEngine::Bowline,
+            engine: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             api: None,
@@ -234,6 +238,7 @@ impl Settings {
             https: listen.https.first().copied(),
             admin: listen.admin,
             edge,
+            engine: None,
             trusted_proxies,
             proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read),

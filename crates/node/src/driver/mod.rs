@@ -5,6 +5,7 @@
 //! crash is a normal tick. The loop never awaits a send.
 
 pub(crate) mod adopt;
+pub(crate) mod container;
 pub(crate) mod finish;
 mod keep;
 pub(crate) mod pidfd;
@@ -60,6 +61,8 @@ pub(crate) struct Context {
     pub ports: Ports,
     pub gate: Gate,
     pub volumes: Volumes,
+    /// `None`: instances are processes of this machine.
+    pub engines: Option<container::Engines>,
     /// The kept copy of the binary, made when the first instance starts.
     kept: Mutex<Option<PathBuf>>,
 }
@@ -70,7 +73,8 @@ impl Context {
         let cgroups = Cgroups::discover(&layout.hash());
         let gate = Gate::new(&layout.state, &layout.hash(), Others { edge: config.edge_uid, admin: config.admin });
         let volumes = Volumes::new(layout.volumes());
-        Self { config, layout, cgroups, ports: Ports::default(), gate, volumes, kept: Mutex::default() }
+        let engines = config.containers.clone().map(container::Engines::new);
+        Self { config, layout, cgroups, ports: Ports::default(), gate, volumes, engines, kept: Mutex::default() }
     }
 
     pub(crate) fn exe(&self) -> io::Result<PathBuf> {
@@ -566,8 +570,10 @@ async fn poll_exit(shim: &Pidfd) {
 }
 
 fn measure(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
-    let counted = record.cgroup.as_ref().and_then(|cgroup| cgroup.usage());
-    let usage = counted.unwrap_or_else(|| procfs::usage_below(record.pid));
+    let groups = record.container.as_ref().map(|container| &container.groups).or(record.cgroup.as_ref());
+    let counted = groups.and_then(|groups| groups.usage());
+    let first = record.container.as_ref().map_or(record.pid, |container| container.pid);
+    let usage = counted.unwrap_or_else(|| procfs::usage_below(first));
     let dropped = contract::read_dropped(&context.layout.instance(&id));
     (id, usage, dropped)
 }

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
-use super::{Context, finish, script};
+use super::{Context, container, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain::{self, Reader};
 use crate::disk::image::{self, Purpose};
@@ -27,7 +27,7 @@ use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
 use crate::shim::{MARK, place};
 
-/// A shim answers within milliseconds; a machine that thrashes may take longer.
+/// A shim answers within milliseconds; a machine that thrashes, or an engine that has much to do, may take longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// From fork to exec of another child, on a machine under load.
 const BUSY_WITHIN: Duration = Duration::from_secs(2);
@@ -80,15 +80,39 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
     for volume in &spec.volumes {
         unbounded.extend(context.volumes.attach(id, volume, uid).map_err(|error| error.fault(id, volume))?);
     }
-    let scratch = make_scratch(context, &folder);
-    unbounded.extend(scratch.is_none().then(|| DISK_LIMIT.to_owned()));
-    let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
+    let config = match container::engine(context, spec) {
+        Some(engines) => {
+            unbounded.extend(container::unenforced(engines, spec)?);
+            let container = container::prepare(context, engines, spec, (port, uid))?;
+            Config {
+                container: Some(container),
+                env: Vec::new(),
+                namespaces: false,
+                ..config(context, spec, port, log)
+            }
+        }
+        None => {
+            let scratch = make_scratch(context, &folder);
+            unbounded.extend(scratch.is_none().then(|| DISK_LIMIT.to_owned()));
+            let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
+            unbounded.extend(unenforced);
+            Config { scratch, cgroup, ..config(context, spec, port, log) }
+        }
+    };
     let open_port = close_port(context, id, Owner { port, uid, reach: spec.reach });
-    let config = Config {
+    let unenforced = unbounded.into_iter().chain(missing_uid(spec)).chain(open_port).collect();
+    run_shim(context, id, &exe, &Config { unenforced, ..config })
+}
+
+/// What its shim is told, but for where it runs.
+fn config(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> Config {
+    let id = &spec.id;
+    let folder = context.layout.instance(id);
+    Config {
         format: FORMAT,
         id: id.to_string(),
         incarnation: id.incarnation.0,
-        lock,
+        lock: context.layout.lock(&id.slot),
         log,
         log_bytes: context.config.log_bytes,
         log_files: context.config.log_files,
@@ -99,36 +123,41 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
         secret_folder: context.layout.secrets(id),
         port: port.get(),
         open_to_machine: spec.reach == Reach::App,
-        uid,
+        uid: spec.uid.filter(|_| nix::unistd::geteuid().is_root()),
         volumes: spec.volumes.iter().filter_map(mount).collect(),
         cage_required: spec.cage == Cage::Required,
         stop: spec.stop.into(),
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
-        cgroup: cgroup.clone(),
+        cgroup: None,
         namespaces: context.config.namespaces,
         mark: context.layout.mark(id),
-        unenforced: unenforced.into_iter().chain(unbounded).chain(missing_uid(spec)).chain(open_port).collect(),
+        unenforced: Vec::new(),
         hidden: hidden(context),
         readable: readable(context, spec),
         volume_folders: spec.volumes.iter().map(|volume| volume.source.clone()).collect(),
         writable: spec.writable.clone(),
         memory: spec.limits.memory.map(|bytes| bytes.0),
-        scratch,
+        scratch: None,
         all_volumes: Some(context.layout.volumes()),
-        folder: folder.clone(),
-    };
+        folder,
+        container: None,
+    }
+}
+
+fn run_shim(context: &Context, id: &InstanceId, exe: &Path, config: &Config) -> Result<Box<Record>, Fault> {
     reach(Point::InstanceStarting);
-    let reply = spawn_shim(&exe, &config).and_then(|mut shim| read_reply(&mut shim, id));
+    let reply = spawn_shim(exe, config).and_then(|mut shim| read_reply(&mut shim, id));
     reach(Point::InstanceStarted);
+    let cgroup = config.cgroup.as_ref();
     match reply {
         Ok(Reply::Started(record)) => Ok(record),
         Ok(Reply::Refused(refusal)) => {
-            abandon(context, id, cgroup.as_ref());
+            abandon(context, id, cgroup);
             Err(refusal.into())
         }
         Err(fault) => {
-            finish::kill_leftovers(&context.layout.mark(id), cgroup.as_ref());
-            abandon(context, id, cgroup.as_ref());
+            finish::kill_leftovers(&context.layout.mark(id), cgroup);
+            abandon(context, id, cgroup);
             Err(fault)
         }
     }
@@ -210,7 +239,7 @@ fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Me
     if let Some(Err(error)) = cgroup.map(crate::cgroup::Membership::remove) {
         tracing::debug!(instance = %id, %error, "its control group stays until it is cleaned up");
     }
-    let _ = crate::walk::remove_tree(&context.layout.secrets(id));
+    finish::remove_secrets(context, id);
     finish::give_up_port(context, id);
 }
 

@@ -67,6 +67,7 @@ struct Place {
 }
 
 pub(super) fn open(context: &Context, one_offs: &OneOffs, spec: &SessionSpec) -> Result<Opened, Fault> {
+    refuse_containers(context, spec)?;
     match spec.place {
         SessionPlace::Inside => {
             let place = enter(context, &spec.instance.id)?;
@@ -83,6 +84,26 @@ pub(super) fn open(context: &Context, one_offs: &OneOffs, spec: &SessionSpec) ->
                 }
             }
         }
+    }
+}
+
+/// A session joins processes of this machine in a cage that Bowline made: an engine's is another.
+fn refuse_containers(context: &Context, spec: &SessionSpec) -> Result<(), Fault> {
+    let id = &spec.instance.id;
+    let container = match spec.place {
+        SessionPlace::Inside => {
+            Record::read(&context.layout.instance(id)).ok().flatten().and_then(|record| record.container)
+        }
+        SessionPlace::OneOff => None,
+    };
+    let fault =
+        Fault::new(FaultKind::Refused, format!("no command can be run in {id} by `bowline exec` or `bowline run`"))
+            .caused_by("it is a container (--runtime docker), and only its engine starts something there");
+    match (spec.place, container) {
+        (SessionPlace::Inside, None) => Ok(()),
+        (SessionPlace::Inside, Some(container)) => Err(fault.hint(format!("docker exec -it {} sh", container.name))),
+        (SessionPlace::OneOff, _) if context.engines.is_none() => Ok(()),
+        (SessionPlace::OneOff, _) => Err(fault.hint("make it a job of the file, or a command of `release.before`")),
     }
 }
 

@@ -71,6 +71,7 @@ fn words(args: &Serve, state: Option<&Path>) -> Result<Vec<String>, Fault> {
     let addresses = [("--http", args.http), ("--https", args.https), ("--admin", args.admin)];
     words.extend(addresses.iter().filter_map(|(flag, address)| address.map(|address| format!("{flag}={address}"))));
     words.extend(args.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}")));
+    words.extend(args.runtime.words()?);
     Ok(words)
 }
 
