@@ -22,7 +22,9 @@ mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
-pub(crate) use engine::{Admin, Edge, Endpoint, Engine, RenderEnvoy, RuntimeArgs, SecretFile, UploadFilter, Uploads};
+pub(crate) use engine::{
+    Admin, Edge, Endpoint, Engine, RenderEnvoy, RuntimeArgs, SecretFile, UploadFilter, Uploads, engine_or_usual,
+};
 pub(crate) use image::{Image, ImageBuild, ImageLoad, ImageLogin, ImagePull, ImagePush};
 pub(crate) use kubernetes::{OfCluster, PodImage, RenderCompose, RenderHelm, RenderKubernetes};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};

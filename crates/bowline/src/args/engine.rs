@@ -1,7 +1,7 @@
 //! Which proxy is the edge, and what is said of one that runs elsewhere.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{SecretName, ServiceName};
@@ -52,27 +52,30 @@ impl RuntimeArgs {
             None => Vec::new(),
             Some(RuntimeKind::Process) => vec!["--runtime=process".to_owned()],
             Some(RuntimeKind::Docker) => {
-                vec!["--runtime=docker".to_owned(), format!("--engine={}", self.socket()?.display())]
+                let engine = engine_or_usual(self.engine.as_deref())?;
+                vec!["--runtime=docker".to_owned(), format!("--engine={}", engine.display())]
             }
         })
     }
 
-    /// The engine's, if instances are its containers.
-    pub(crate) fn engine(&self) -> Result<Option<PathBuf>, Fault> {
+    /// The engine's socket, if instances are its containers. `otherwise`: where the flags do not say what they are.
+    pub(crate) fn engine(&self, otherwise: Option<PathBuf>) -> Result<Option<PathBuf>, Fault> {
         match self.runtime {
-            None | Some(RuntimeKind::Process) => Ok(None),
-            Some(RuntimeKind::Docker) => self.socket().map(Some),
+            None => Ok(otherwise),
+            Some(RuntimeKind::Process) => Ok(None),
+            Some(RuntimeKind::Docker) => engine_or_usual(self.engine.as_deref()).map(Some),
         }
     }
+}
 
-    fn socket(&self) -> Result<PathBuf, Fault> {
-        /// Where Docker listens if nobody says otherwise.
-        const USUAL: &str = "/var/run/docker.sock";
-        match (&self.engine, std::env::var("DOCKER_HOST")) {
-            (Some(path), _) => Ok(path.clone()),
-            (None, Ok(host)) if !host.is_empty() => said(&host),
-            (None, Ok(_) | Err(_)) => Ok(USUAL.into()),
-        }
+/// Where an engine listens; where none is said, that of the environment.
+pub(crate) fn engine_or_usual(said_so: Option<&Path>) -> Result<PathBuf, Fault> {
+    /// Where Docker listens if nobody says otherwise.
+    const USUAL: &str = "/var/run/docker.sock";
+    match (said_so, std::env::var("DOCKER_HOST")) {
+        (Some(path), _) => Ok(path.to_owned()),
+        (None, Ok(host)) if !host.is_empty() => said(&host),
+        (None, Ok(_) | Err(_)) => Ok(USUAL.into()),
     }
 }
 
@@ -242,7 +245,10 @@ mod tests {
         let args = |runtime| RuntimeArgs { runtime, engine: Some("/run/d.sock".into()) };
         assert_eq!(args(Some(RuntimeKind::Docker)).words().unwrap(), ["--runtime=docker", "--engine=/run/d.sock"]);
         assert_eq!(args(None).words().unwrap(), [""; 0]);
-        assert_eq!(args(Some(RuntimeKind::Process)).engine().unwrap(), None);
+        let engine = |runtime| args(runtime).engine(Some("/run/of-the-file.sock".into())).unwrap();
+        assert_eq!(engine(None), Some("/run/of-the-file.sock".into()));
+        assert_eq!(engine(Some(RuntimeKind::Process)), None);
+        assert_eq!(engine(Some(RuntimeKind::Docker)), Some("/run/d.sock".into()));
     }
 
     #[test]

@@ -149,16 +149,17 @@ fn check_runtime(paths: &Paths, wanted: &RuntimeArgs) -> Result<(), Fault> {
     if wanted.runtime.is_none() {
         return Ok(());
     }
+    let wanted = wanted.engine(None)?;
     let has = paths.recorded().map(|recorded| recorded.args).unwrap_or_default();
     let has = has.iter().find_map(|word| word.strip_prefix("--engine=")).map(PathBuf::from);
-    if has == wanted.engine()? {
+    if has == wanted {
         return Ok(());
     }
     let said = |engine: Option<&PathBuf>| {
         engine.map_or_else(|| "processes".to_owned(), |socket| format!("containers of {}", socket.display()))
     };
     Err(Fault::new(FaultKind::Refused, "the instances of the running daemon are something else")
-        .caused_by(format!("they are {}, and not {}", said(has.as_ref()), said(wanted.engine()?.as_ref())))
+        .caused_by(format!("they are {}, and not {}", said(has.as_ref()), said(wanted.as_ref())))
         .hint("leave the flag out, stop the daemon with `bowline down`, or use another --state"))
 }
 
