@@ -1,9 +1,10 @@
 //! Instances as containers of Docker, and of Podman by the same API: the same apps, the same verbs, the same promises.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
+use bowline_fault_points::{Point, Role};
 use bowline_tests::client::curl;
 use bowline_tests::engine::{Container, Engine, Kind};
 use bowline_tests::load::Load;
@@ -117,11 +118,31 @@ fn lives(kind: Kind, name: &'static str) {
     scene.engine.ask("DELETE", &format!("/containers/{}?force=true", first.name));
     scene.answers();
     scene.only_copy();
-    let refused = scene.bowline.fails(&["exec", name, "--", "true"], 3);
-    assert!(refused.contains("it is a container") && refused.contains("docker exec -it"), "{refused}");
+    is_joined(&scene);
     let down = scene.bowline.run(&["down"]);
     assert!(down.status.success(), "{}", text(&down));
     assert_eq!(scene.engine.all(), [""; 0], "nothing is left in the engine");
+}
+
+/// A command beside the app, in its container or in one of its own, under the same locks.
+fn is_joined(scene: &Scene) {
+    let copy = scene.only_copy();
+    let script =
+        "echo $BOWLINE_APP; id -u; grep -E '^(CapEff|NoNewPrivs):' /proc/self/status; touch /etc/x || echo kept";
+    for verb in ["exec", "run"] {
+        let output = scene.bowline.run(&[verb, scene.name, "--", "sh", "-c", script]);
+        assert!(output.status.success(), "{verb}: {}", text(&output));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let uid = copy.first.uid().expect("it runs").to_string();
+        let expected = [scene.name, &uid, "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "kept"];
+        assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{verb}");
+        let code = scene.bowline.run(&[verb, scene.name, "--", "sh", "-c", "exit 7"]).status.code();
+        assert_eq!(code, Some(7), "{verb}");
+    }
+    let first = scene.bowline.run(&["exec", scene.name, "--", "cat", "/proc/1/comm"]);
+    let init = std::fs::read_to_string(format!("/proc/{}/comm", copy.first.pid)).expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&first.stdout), init, "among the container's own processes");
+    assert_eq!(scene.only_copy(), copy, "and nothing is left of the other one");
 }
 
 /// As the engine itself says.
@@ -301,6 +322,19 @@ fn keeps(kind: Kind, name: &'static str) {
     let _ = curl(&scene.bowline.ca(), &scene.up.https(), &[]);
 }
 
+#[test]
+fn an_engine_that_takes_its_containers_along_has_them_again() {
+    let (engine, bowline) = (Engine::start_mortal(Kind::Docker), Bowline::new());
+    let folder = app(&bowline, "docker-anew", "");
+    let mut scene = Scene::with(engine, bowline, "docker-anew", &folder);
+    let copy = scene.only_copy();
+    scene.engine.stop();
+    assert!(!copy.first.runs(), "it went with its engine");
+    scene.engine.go_on();
+    wait("another one answers", SOON * 2, || scene.get("/").starts_with("hello from").then_some(()));
+    assert_ne!(scene.only_copy().first, copy.first);
+}
+
 fn logs_say(scene: &Scene, what: &str) -> bool {
     text(&scene.bowline.run(&["logs", scene.name, "--env", "local"])).contains(what)
 }
@@ -319,43 +353,117 @@ fn rolling_and_canary_releases_in_podman_lose_no_request() {
     releases(Kind::Podman, "podman-releases", 3, 1);
 }
 
-fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
-    let (engine, bowline) = (Engine::start(kind), Bowline::new());
-    let socket = engine.socket();
-    let server = ["--runtime", "docker", "--engine", path(&socket)];
-    let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &server].concat());
-    let route = format!("[environment.production]\nroute.main.hosts = [\"{name}.localhost\"]\n");
-    let folder = app(&bowline, name, &format!("scale = 2\n[route.main]\nto = \"web\"\n{route}"));
-    let (plain, source) = (folder.join("bowline.toml"), folder.join("server.py"));
-    let [rolls, code] = [&plain, &source].map(|file| std::fs::read_to_string(file).expect("a file of the test"));
-    let deploy = |number: usize| {
-        std::fs::write(&source, &code).expect("a file of the test");
-        answering(&folder, &format!("self.answer(b\"hello from {number}\")"));
-        let output = bowline.run(&["deploy", path(&folder), "--env", "production"]);
+/// A server whose instances are containers, with an app that is deployed again and again, and says which one it is.
+struct Deploys {
+    /// It ends first, and its engine last.
+    _server: Server,
+    bowline: Bowline,
+    engine: Engine,
+    name: String,
+    folder: PathBuf,
+    code: String,
+}
+
+impl Deploys {
+    /// `more`: tables of `bowline.toml`.
+    fn set(kind: Kind, name: &str, scale: usize, more: &str) -> Self {
+        let (engine, bowline) = (Engine::start(kind), Bowline::new());
+        let socket = engine.socket();
+        let runtime = ["--runtime", "docker", "--engine", path(&socket)];
+        let server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &runtime].concat());
+        let route = format!("[environment.production]\nroute.main.hosts = [\"{name}.localhost\"]\n");
+        let folder = app(&bowline, name, &format!("scale = {scale}\n[route.main]\nto = \"web\"\n{more}{route}"));
+        let code = std::fs::read_to_string(folder.join("server.py")).expect("a file of the test");
+        Self { _server: server, bowline, engine, name: name.to_owned(), folder, code }
+    }
+
+    fn try_deploy(&self, number: usize) -> Output {
+        std::fs::write(self.folder.join("server.py"), &self.code).expect("a file of the test");
+        answering(&self.folder, &format!("self.answer(b\"hello from {number}\")"));
+        self.bowline.run(&["deploy", path(&self.folder), "--env", "production"])
+    }
+
+    fn deploy(&self, number: usize) {
+        let output = self.try_deploy(number);
         assert!(output.status.success(), "{}", text(&output));
-    };
-    deploy(0);
-    let https = bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
-    let url = format!("https://{name}.localhost:{}", https.rsplit(':').next().expect("a port"));
-    let says = |number: usize| {
-        let answer = curl(&bowline.ca(), &url, &[]).text();
-        assert_eq!(answer, format!("hello from {number}"));
-    };
-    let load = Load::start_whole(&url, "/", &bowline.ca());
+    }
+
+    fn url(&self) -> String {
+        let https = self.bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
+        format!("https://{}.localhost:{}", self.name, https.rsplit(':').next().expect("a port"))
+    }
+
+    fn get(&self) -> String {
+        curl(&self.bowline.ca(), &self.url(), &[]).text()
+    }
+}
+
+fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
+    let scene = Deploys::set(kind, name, 2, "");
+    scene.deploy(0);
+    let says = |number: usize| assert_eq!(scene.get(), format!("hello from {number}"));
+    let load = Load::start_whole(&scene.url(), "/", &scene.bowline.ca());
     for number in 1..=rolling {
-        deploy(number);
+        scene.deploy(number);
         says(number);
     }
-    std::fs::write(&plain, format!("{rolls}\n[rollout]\n{CANARY}\n")).expect("a file of the test");
+    let file = scene.folder.join("bowline.toml");
+    let rolls = std::fs::read_to_string(&file).expect("a file of the test");
+    std::fs::write(&file, format!("{rolls}\n[rollout]\n{CANARY}\n")).expect("a file of the test");
     for number in rolling + 1..=rolling + canaries {
-        deploy(number);
+        scene.deploy(number);
         says(number);
     }
-    let rolled_back = bowline.run(&["rollback", name, "--env", "production"]);
+    let rolled_back = scene.bowline.run(&["rollback", name, "--env", "production"]);
     assert!(rolled_back.status.success(), "{}", text(&rolled_back));
     says(rolling + canaries - 1);
     load.stop().expect_no_failure("while releases came and went");
-    wait("only what serves is left", SOON * 2, || (engine.containers(name).len() == 2).then_some(()));
+    wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));
+}
+
+#[test]
+fn what_runs_before_a_release_and_jobs_run_in_containers_with_the_volume() {
+    let told = "$(cat /proc/1/comm) >> $BOWLINE_VOLUME_DATA/ran\"";
+    let more = format!(
+        "[volume.data]\nsize = \"64MiB\"\n[release]\nbefore = \"echo $BOWLINE_RELEASE {told}\nsnapshot = [\"data\"]\n[job.tell]\nrun = \"echo job {told}\n"
+    );
+    let scene = Deploys::set(Kind::Docker, "docker-before", 1, &more);
+    scene.deploy(0);
+    scene.deploy(1);
+    let ran = scene.bowline.run(&["run", &scene.name, "tell", "--env", "production"]);
+    assert!(ran.status.success(), "{}", text(&ran));
+    let file = scene.bowline.state().join("volumes/production").join(&scene.name).join("data/ran");
+    let lines = std::fs::read_to_string(file).expect("the volume is mounted while it is used");
+    assert_eq!(lines, "1 docker-init\n2 docker-init\njob docker-init\n");
+    wait("what serves is left alone", SOON, || (scene.engine.all().len() == 1).then_some(()));
+}
+
+#[test]
+fn wherever_a_shim_dies_one_container_is_left() {
+    let scene = Deploys::set(Kind::Docker, "docker-points", 1, "");
+    scene.deploy(0);
+    let points = Point::ALL.iter().copied().filter(|point| point.role() == Role::Shim);
+    for (number, point) in points.enumerate() {
+        let before = scene.get();
+        scene.bowline.arm(point, 0);
+        // The new one's shim comes to it, or the old one's.
+        let output = scene.try_deploy(number + 1);
+        wait(&format!("{} strikes", point.name()), SOON, || scene.bowline.armed(&[point]).is_empty().then_some(()));
+        let after = wait(&format!("it answers after {}", point.name()), SOON * 2, || {
+            Some(scene.get()).filter(|answer| answer.starts_with("hello from"))
+        });
+        let deployed = format!("hello from {}", number + 1);
+        assert!(
+            after == deployed || (after == before && !output.status.success()),
+            "{}: {}",
+            point.name(),
+            text(&output)
+        );
+        wait(&format!("one is left after {}", point.name()), SOON * 2, || {
+            let all = (scene.engine.containers(&scene.name).len(), scene.engine.all().len());
+            (all == (1, 1)).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -36,11 +36,20 @@ pub struct Container {
 }
 
 impl Engine {
+    /// Its containers go on when it is started anew, as a server's do.
     pub fn start(kind: Kind) -> Self {
+        Self::start_as(kind, r#"{"live-restore": true}"#)
+    }
+
+    /// Its containers end with it, as Docker has it where nobody says otherwise.
+    pub fn start_mortal(kind: Kind) -> Self {
+        Self::start_as(kind, "{}")
+    }
+
+    fn start_as(kind: Kind, settings: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "{kind:?} is started by root");
         let folder = tempfile::Builder::new().prefix("engine-").tempdir().expect("a folder of the test");
-        // Containers go on when it is started anew, as a server's do.
-        std::fs::write(folder.path().join("daemon.json"), r#"{"live-restore": true}"#).expect("a file of the test");
+        std::fs::write(folder.path().join("daemon.json"), settings).expect("a file of the test");
         let child = begin(kind, folder.path());
         let engine = Self { kind, child, folder };
         engine.answers();

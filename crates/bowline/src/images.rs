@@ -4,23 +4,24 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
 use bowline_image::base::{Machine, Needs, Start};
-use bowline_image::{Image, Labels, Layout, Recipe, Run, Tree, make};
+use bowline_image::{Image, ImageError, Labels, Layout, Recipe, Run, Tree, make};
 use bowline_node::{ImageCall, ImageRequest};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 /// In the state: a layout with the bases of images that an engine was given. All of it can be made again.
 const FOLDER: &str = "cache/images";
-/// What every image has besides: what an instance's command is read by, here as without a container.
+/// What a base would start.
 const SHELL: &str = "/bin/sh";
+/// Apps of one machine stand on few bases, and each release on the one before's until the machine's packages change.
+const BASES: usize = 8;
 /// By which it is told whether a base is still that of this machine.
 const PACKAGES: &str = "/var/lib/dpkg/status";
-/// The library of Python is in a package of its own, which is found by a program that needs it.
-const PYTHON: [&str; 2] = ["/usr/bin/python3.", "/usr/bin/pydoc3."];
 
 /// Makes one after the other, until nobody can ask any more.
 pub(crate) async fn serve(state: PathBuf, mut calls: mpsc::Receiver<ImageCall>) {
@@ -44,29 +45,31 @@ fn archive(state: &Path, request: &ImageRequest, name: &str) -> Result<File, Fau
     let name = name
         .parse::<Reference>()
         .map_err(|error| Fault::new(FaultKind::Failed, format!("{name} is no name of an image")).source(&error))?;
-    let (image, base) = image(request, &layout)?;
+    let image = image(request, &layout)?;
     let mut file = tempfile::tempfile_in(&folder).map_err(|error| failed(&error))?;
     let mut out = BufWriter::new(&mut file);
     layout.archive(&image, std::slice::from_ref(&name), &mut out)?;
     out.flush().map_err(|error| failed(&error))?;
     drop(out);
     file.rewind().map_err(|error| failed(&error))?;
-    forget(&image, &base, &layout);
+    if let Err(error) = leave_bases(layout, BASES) {
+        tracing::warn!(%error, folder = %folder.display(), "parts of images stay");
+    }
     Ok(file)
 }
 
-/// What is of this image alone: the engine has it.
-fn forget(image: &Image, base: &Image, layout: &Layout) {
-    let kept = base.blobs();
-    for blob in image.blobs().into_iter().filter(|blob| !kept.contains(blob)) {
-        if let Err(error) = fs::remove_file(layout.blobs().path(blob.digest)) {
-            tracing::debug!(%error, digest = %blob.digest, "a part of an image stays");
-        }
+/// What is of one image alone, the engine has. Of bases, those stay that were used last.
+fn leave_bases(layout: Layout, kept: usize) -> Result<(), ImageError> {
+    let names: Vec<String> = layout.images()?.into_iter().filter_map(|one| one.name).collect();
+    let old = names.iter().rev().skip(kept).filter_map(|name| name.parse::<Reference>().ok());
+    for name in old {
+        layout.forget(&name)?;
     }
+    layout.collect(Duration::ZERO, SystemTime::now()).map(drop)
 }
 
 /// With what it stands on.
-fn image(request: &ImageRequest, layout: &Layout) -> Result<(Image, Image), Fault> {
+fn image(request: &ImageRequest, layout: &Layout) -> Result<Image, Fault> {
     let at = inside(&request.artifact)?;
     let mut own = Tree::default();
     own.folder(&request.artifact, &at)?;
@@ -84,7 +87,7 @@ fn image(request: &ImageRequest, layout: &Layout) -> Result<(Image, Image), Faul
         port: None,
         created: 0,
     };
-    Ok((make(&recipe, layout.blobs())?, base))
+    Ok(make(&recipe, layout.blobs())?)
 }
 
 /// A path of the machine, as a tree has it: what names its own folder, as packages of Python do, finds itself.
@@ -95,50 +98,13 @@ fn inside(path: &Path) -> Result<String, Fault> {
     Ok(text.trim_start_matches('/').to_owned())
 }
 
+/// A command is read by a shell, here as without a container.
 fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
-    let (root, workdir) = (Path::new("/"), request.root.display().to_string());
-    let run = match named(&request.run).and_then(|word| found(word, request, own)) {
-        Some(program) => Run::Exec(vec![program]),
-        None => Run::Shell(request.run.clone()),
-    };
-    let path: Vec<String> = request.search.split(':').map(str::to_owned).collect();
-    let mut needs = Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, root)?;
-    // An interpreter that is a link of the app's own, as an environment of Python has it, is the machine's.
-    let real = |path: String| match Path::new(&path).starts_with(&request.artifact) {
-        true => fs::canonicalize(&path).ok().and_then(|real| real.to_str().map(str::to_owned)).unwrap_or(path),
-        false => path,
-    };
-    needs.programs = std::mem::take(&mut needs.programs).into_iter().map(real).collect();
-    let libraries: Vec<String> = needs.programs.iter().filter_map(|program| library_of(program)).collect();
-    needs.programs.extend(libraries);
-    needs.programs.insert(SHELL.to_owned());
-    Ok(needs)
-}
-
-fn library_of(program: &str) -> Option<String> {
-    let real = fs::canonicalize(program).ok()?;
-    let [python, needing] = PYTHON;
-    let needing = format!("{needing}{}", real.to_str()?.strip_prefix(python)?);
-    Path::new(&needing).exists().then_some(needing)
-}
-
-/// The program that a command names first and without a folder, behind variables that it sets.
-fn named(command: &str) -> Option<&str> {
-    let is_assignment = |word: &&str| word.split_once('=').is_some_and(|(name, _)| !name.contains('/'));
-    let word = command.split_whitespace().find(|word| !is_assignment(word))?;
-    let word =
-        if word == "exec" { command.split_whitespace().skip_while(|word| *word != "exec").nth(1)? } else { word };
-    let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c));
-    is_plain.then_some(word)
-}
-
-/// Where a shell would find it.
-fn found(word: &str, request: &ImageRequest, own: &Tree) -> Option<String> {
-    let folders = request.search.split(':').filter(|folder| folder.starts_with('/'));
-    let paths = folders.map(|folder| format!("{}/{word}", folder.trim_end_matches('/')));
-    let is_there =
-        |path: &String| own.entries().contains_key(path.trim_start_matches('/')) || Path::new(path).is_file();
-    paths.into_iter().find(is_there)
+    let run = Run::Shell(request.run.clone());
+    let workdir = request.root.display().to_string();
+    let path: Vec<String> =
+        request.search.split(':').filter(|folder| folder.starts_with('/')).map(str::to_owned).collect();
+    Ok(Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, Path::new("/"))?)
 }
 
 /// Made once for what is needed, and anew when the machine's packages have changed.
@@ -151,6 +117,8 @@ fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
         .parse::<Reference>()
         .map_err(|error| Fault::new(FaultKind::Failed, "a base cannot be named").source(&error))?;
     if let Ok(Some(image)) = layout.find(&name) {
+        // The last one that was used.
+        layout.name(&image, std::slice::from_ref(&name))?;
         return Ok(image);
     }
     let machine = Machine::look(Path::new("/"))?.base(needs)?;
@@ -173,27 +141,66 @@ fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use bowline_image::Entry;
+
     use super::*;
 
     #[test]
-    fn what_a_command_starts_is_looked_for_where_a_shell_looks() {
-        let check = |command: &str, expected: Option<&str>| assert_eq!(named(command), expected, "{command}");
-        check("gunicorn app:app", Some("gunicorn"));
-        check("A=1 B=/x/y exec python3 server.py", Some("python3"));
-        check("./server --a=b", None);
-        check("/usr/bin/env x", None);
-        check("$RUN", None);
-        check("", None);
-        let request = ImageRequest {
-            artifact: "/s/artifacts/d".into(),
-            root: "/s/artifacts/d/app".into(),
-            run: String::new(),
-            search: "/s/artifacts/d/venv/bin:/usr/bin:/bin".into(),
-        };
+    fn what_a_command_starts_is_looked_for_where_its_instance_looks() {
         let mut own = Tree::default();
-        own.file("s/artifacts/d/venv/bin/gunicorn", "#!/bin/sh\n").unwrap();
-        assert_eq!(found("gunicorn", &request, &own).as_deref(), Some("/s/artifacts/d/venv/bin/gunicorn"));
-        assert_eq!(found("env", &request, &own).as_deref(), Some("/usr/bin/env"));
-        assert_eq!(found("no-such-program", &request, &own), None);
+        own.file("s/artifacts/d/venv/bin/gunicorn", "#!/s/artifacts/d/venv/bin/python\n").unwrap();
+        own.put("s/artifacts/d/venv/bin/python", Entry::Link("/usr/bin/env".to_owned())).unwrap();
+        own.file("s/artifacts/d/app/run.sh", "#!/bin/sh\n").unwrap();
+        let programs = |run: &str| {
+            let request = ImageRequest {
+                artifact: "/s/artifacts/d".into(),
+                root: "/s/artifacts/d/app".into(),
+                run: run.to_owned(),
+                search: "/s/artifacts/d/venv/bin:/usr/bin:/bin".into(),
+            };
+            needs(&request, &own).map(|needs| needs.programs.into_iter().collect::<Vec<_>>())
+        };
+        let expected = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        assert_eq!(programs("gunicorn app:app").unwrap(), expected(&["/bin/sh", "/usr/bin/env"]));
+        assert_eq!(programs("A=1 exec env x").unwrap(), expected(&["/bin/sh", "/usr/bin/env"]));
+        assert_eq!(programs("./run.sh --a=b").unwrap(), expected(&["/bin/sh"]));
+        assert_eq!(programs("$RUN").unwrap(), expected(&["/bin/sh"]), "nobody knows yet");
+        let nowhere = programs("no-such-program").unwrap_err();
+        assert!(nowhere.causes.iter().any(|cause| cause.contains("no-such-program")), "{nowhere:?}");
+    }
+
+    #[test]
+    fn only_the_bases_that_were_used_last_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Layout::open(folder.path()).unwrap();
+        let names = || open().images().unwrap().into_iter().filter_map(|one| one.name).collect::<Vec<_>>();
+        let layout = open();
+        let blobs = layout.blobs().clone();
+        let image = |content: &str| {
+            let mut tree = Tree::default();
+            tree.file("x", content).unwrap();
+            let recipe = Recipe {
+                platform: bowline_image::Platform::host(),
+                under: None,
+                layers: vec![("of a test", tree)],
+                run: Run::Exec(vec![SHELL.to_owned()]),
+                workdir: "/".to_owned(),
+                env: [].into(),
+                labels: Labels::default(),
+                port: None,
+                created: 0,
+            };
+            make(&recipe, &blobs).unwrap()
+        };
+        let (first, second, unnamed) = (image("1"), image("2"), image("3"));
+        for (name, image) in [("localhost/base:1", &first), ("localhost/base:2", &second), ("localhost/base:1", &first)]
+        {
+            layout.name(image, &[name.parse().unwrap()]).unwrap();
+        }
+        assert_eq!(names(), ["localhost/base:2", "localhost/base:1"]);
+        leave_bases(layout, 1).unwrap();
+        assert_eq!(names(), ["localhost/base:1"]);
+        let there = |one: &Image| one.blobs().iter().filter(|blob| blobs.path(blob.digest).exists()).count();
+        assert_eq!((there(&first), there(&second), there(&unnamed)), (first.blobs().len(), 0, 0));
     }
 }

@@ -295,7 +295,7 @@ async fn collect(
     let (config, containers) = (config.clone(), containers.cloned());
     let removed = move || {
         if let Some(containers) = &containers {
-            driver::container::collect_images(&config.state_dir, &config.run_dir, containers, &keep);
+            driver::container::collect(&config.state_dir, &config.run_dir, containers, &keep);
         }
         if let Err(error) = data::collect_snapshots(&config.state_dir, &keep) {
             tracing::warn!(%error, "old snapshots stay");

@@ -7,19 +7,23 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, InstanceId, Port, SlotId};
-use bowline_core::instance::{EnvValue, InstanceSpec, Reach};
+use bowline_core::instance::{EnvValue, InstanceSpec, Reach, SecretFile};
+use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::{Context, start};
+use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
-use crate::engine::create::{Bind, GIVEN, SECRETS, Wanted};
+use crate::engine::Listed;
+use crate::engine::create::{Bind, FILES, GIVEN, SECRETS, Wanted};
 use crate::layout::{self, Layout};
-use crate::shim::contract::{Clear, Container, Record};
-use crate::{Containers, ImageRequest, Keep};
+use crate::shim::contract::{Clear, Container, Entry, Record};
+use crate::{Containers, Engine, ImageRequest, Keep};
 
 /// Of the images that are made: another number, and all are made anew.
 const IMAGE_FORMAT: &str = "1";
@@ -29,6 +33,8 @@ const WRITABLE: &str = "writable";
 const MOST: u64 = 1 << 20;
 /// What tells this state's containers from any others.
 const STATE_LABEL: &str = "bowline.state";
+/// Which incarnation one is of.
+const INSTANCE_LABEL: &str = "bowline.instance";
 /// Where a command is looked for when neither the build nor the file says so.
 const SEARCH: &str = "PATH";
 
@@ -46,6 +52,15 @@ impl Engines {
     }
 }
 
+/// How an image is made that is not there.
+#[derive(Clone, Copy)]
+pub(super) struct Making<'m> {
+    /// What is started in it. A container that waits for somebody to join it is of the same image as those of its service.
+    pub of: &'m Command,
+    /// Told when it begins.
+    pub begins: &'m dyn Fn(),
+}
+
 /// The engine that this instance runs in; `None`: none, as a database, which runs beside its app's containers, from this machine's
 /// packages and as its own user.
 pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'c Engines> {
@@ -58,6 +73,7 @@ pub(super) fn prepare(
     engines: &Engines,
     spec: &InstanceSpec,
     (port, uid): (Port, Option<u32>),
+    making: Making<'_>,
 ) -> Result<Container, Fault> {
     let id = &spec.id;
     let failed = |error: &dyn std::error::Error| {
@@ -65,12 +81,13 @@ pub(super) fn prepare(
     };
     let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
     let mut all = start::environment(context, spec, port, Path::new("/"));
-    let paths =
-        spec.secret_files.iter().map(|file| (file.variable.clone(), format!("{GIVEN}/{SECRETS}/{}", file.name)));
-    all.extend(paths.map(|(name, path)| (name, start::clear(path.as_bytes()))));
+    let mounts = mounts(context, spec, uid).map_err(|error| failed(&error))?;
+    let entry = entry(spec, &mounts);
+    let paths = entry.variables.iter();
+    all.extend(paths.map(|(name, path)| (name.clone(), start::clear(path.as_os_str().as_encoded_bytes()))));
     let search = all.iter().find(|(name, _)| name == SEARCH);
     let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
-    let image = image(context, engines, spec, search)?;
+    let image = image(context, engines, spec, (search, making))?;
     let (hidden, env) = split(spec, all)?;
     let wanted = Wanted {
         image,
@@ -78,11 +95,11 @@ pub(super) fn prepare(
         env,
         workdir: spec.root.clone(),
         labels: labels(&context.layout, id),
-        mounts: mounts(context, spec, uid).map_err(|error| failed(&error))?,
+        mounts,
         memory: spec.limits.memory.map(|bytes| bytes.0),
         cpu: spec.limits.cpu.map(|cpu| cpu.0),
         processes: cgroup::most_processes(),
-        most: [("nofile", Resource::Nofile), ("nproc", Resource::Nproc)]
+        most: [(FILES, Resource::Nofile), ("nproc", Resource::Nproc)]
             .map(|(name, resource)| (name, getrlimit(resource).maximum.map_or(MOST, |most| most.min(MOST)))),
     };
     Ok(Container {
@@ -90,7 +107,18 @@ pub(super) fn prepare(
         name: name(&context.layout, &id.slot),
         request: wanted.request().map_err(|error| failed(&error))?,
         hidden,
+        entry,
     })
+}
+
+/// What a process is given that joins the container later: all that is there, and to write what the app writes.
+fn entry(spec: &InstanceSpec, mounts: &[Bind]) -> Entry {
+    let path = |file: &SecretFile| (file.variable.clone(), Path::new(GIVEN).join(SECRETS).join(&file.name));
+    let written = mounts.iter().filter(|bind| bind.writable).map(|bind| bind.to.clone());
+    Entry {
+        variables: spec.secret_files.iter().map(path).collect(),
+        grants: Grants { read: vec!["/".into()], write: written.collect(), ..Grants::default() },
+    }
 }
 
 /// What its engine does not enforce of what is asked for.
@@ -116,6 +144,7 @@ fn labels(layout: &Layout, id: &InstanceId) -> BTreeMap<String, String> {
     let label = |name: &str, value: String| (format!("bowline.{name}"), value);
     [
         (STATE_LABEL.to_owned(), layout.hash()),
+        (INSTANCE_LABEL.to_owned(), id.to_string()),
         label("env", key.env.to_string()),
         label("app", key.app.to_string()),
         label("service", service.spelled()),
@@ -201,14 +230,25 @@ fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
 }
 
 /// Its name, once the engine has it. One that was there and is gone is made again: of the artifact, which the node keeps.
-fn image(context: &Context, engines: &Engines, spec: &InstanceSpec, search: String) -> Result<String, Fault> {
+fn image(
+    context: &Context,
+    engines: &Engines,
+    spec: &InstanceSpec,
+    (search, making): (String, Making<'_>),
+) -> Result<String, Fault> {
     let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
-    let request = ImageRequest { artifact, root: spec.root.clone(), run: spec.run.0.clone(), search };
+    let request = ImageRequest { artifact, root: spec.root.clone(), run: making.of.0.clone(), search };
     let name = image_name(&context.layout, &request);
     let what = || format!("cannot have the image of {}", spec.id);
     let engine = &engines.of.engine;
-    let making = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
-    if engine.has_image(&name).map_err(|error| error.fault(what()))? {
+    let is_there = || engine.has_image(&name).map_err(|error| error.fault(what()));
+    if is_there()? {
+        return Ok(name);
+    }
+    // Another one may be made before it.
+    (making.begins)();
+    let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_there()? {
         return Ok(name);
     }
     let (reply, made) = oneshot::channel();
@@ -216,7 +256,7 @@ fn image(context: &Context, engines: &Engines, spec: &InstanceSpec, search: Stri
     engines.of.images.blocking_send((request, name.clone(), reply)).map_err(|_| ending())?;
     let archive = made.blocking_recv().map_err(|_| ending())??;
     engine.load(&archive, &name).map_err(|error| error.fault(what()))?;
-    drop(making);
+    drop(turn);
     tracing::info!(instance = %spec.id, image = name, "image made");
     Ok(name)
 }
@@ -243,14 +283,37 @@ fn repository(layout: &Layout) -> String {
     format!("localhost/bowline-{}", layout.hash())
 }
 
-/// Images of artifacts that are not to be kept. Blocks.
-pub(crate) fn collect_images(state: &Path, run: &Path, containers: &Containers, keep: &Keep) {
+/// Images of artifacts that are not to be kept, and containers that an engine which was away could not be told to remove. Blocks.
+pub(crate) fn collect(state: &Path, run: &Path, containers: &Containers, keep: &Keep) {
     let layout = Layout { state: state.to_owned(), run: run.to_owned() };
+    collect_containers(&layout, &containers.engine);
+    collect_images(&layout, containers, keep);
+}
+
+/// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left.
+fn collect_containers(layout: &Layout, engine: &Engine) {
+    let all = match engine.containers(&format!("{STATE_LABEL}={}", layout.hash())) {
+        Ok(all) => all,
+        Err(error) => return tracing::debug!(%error, "old containers stay"),
+    };
+    let is_left = |one: &&Listed| {
+        let id = one.label(INSTANCE_LABEL).and_then(|id| id.parse::<InstanceId>().ok());
+        id.is_some_and(|id| !layout.instance(&id).exists())
+    };
+    // Not by name: the next incarnation has the same.
+    for one in all.iter().filter(is_left) {
+        if let Err(error) = engine.remove(&one.id) {
+            tracing::debug!(container = one.name(), %error, "an old container stays");
+        }
+    }
+}
+
+fn collect_images(layout: &Layout, containers: &Containers, keep: &Keep) {
     let kept: BTreeSet<String> = keep
         .iter()
-        .filter_map(|root| Some(artifact(&layout, root)?.file_name()?.to_string_lossy().into_owned()))
+        .filter_map(|root| Some(artifact(layout, root)?.file_name()?.to_string_lossy().into_owned()))
         .collect();
-    let all = match containers.engine.images(&repository(&layout)) {
+    let all = match containers.engine.images(&repository(layout)) {
         Ok(all) => all,
         Err(error) => return tracing::debug!(%error, "old images stay"),
     };
@@ -268,8 +331,12 @@ fn is_of(image: &str, artifacts: &BTreeSet<String>) -> bool {
 
 /// What an incarnation that has ended may have left in the engine. Where it does not answer, this is done before the name is used again.
 pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>) {
+    // The servers of databases run beside containers.
+    if ResourceKey::of_slot(&id.slot).is_some() {
+        return;
+    }
     let (engine, name) = match (record.and_then(|record| record.container.as_ref()), &context.engines) {
-        (Some(container), _) => (crate::Engine::at(container.socket.clone()), container.name.clone()),
+        (Some(container), _) => (Engine::at(container.socket.clone()), container.name.clone()),
         (None, Some(engines)) => (engines.of.engine.clone(), name(&context.layout, &id.slot)),
         (None, None) => return,
     };
@@ -284,10 +351,10 @@ pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i Insta
     let kept: BTreeSet<String> = alive.map(|id| name(&context.layout, &id.slot)).collect();
     let all = engine.containers(&format!("{STATE_LABEL}={}", context.layout.hash()));
     let all = all.inspect_err(|error| tracing::warn!(%error, "the engine's containers cannot be looked at"));
-    for name in all.unwrap_or_default().iter().filter(|name| !kept.contains(*name)) {
-        tracing::info!(container = name, "a container that nobody keeps is removed");
-        if let Err(error) = engine.remove(name) {
-            tracing::warn!(container = name, %error, "it stays");
+    for one in all.unwrap_or_default().iter().filter(|one| !kept.contains(one.name())) {
+        tracing::info!(container = one.name(), "a container that nobody keeps is removed");
+        if let Err(error) = engine.remove(&one.id) {
+            tracing::warn!(container = one.name(), %error, "it stays");
         }
     }
 }
@@ -324,6 +391,26 @@ mod tests {
         assert_eq!(name(&layout(), &one.slot), name(&layout(), &next.slot));
         assert!(name(&layout(), &one.slot).ends_with("-local.shop.web.r3.0"));
         assert_eq!(labels(&layout(), &next)["bowline.incarnation"], "2");
+    }
+
+    #[test]
+    fn a_container_without_a_folder_is_nobodys_and_its_name_may_be_anothers() {
+        let state = tempfile::tempdir().unwrap();
+        let layout = Layout { state: state.path().to_owned(), run: "/r".into() };
+        let (engine, asked, _folder) = crate::engine::fake::engine(&[
+            (
+                "GET /containers/json",
+                200,
+                r#"[{"Id":"old","Names":["/n"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
+                    {"Id":"new","Names":["/n"],"Labels":{"bowline.instance":"local/shop.web.r3.0.2"}},
+                    {"Id":"odd","Names":["/m"],"Labels":null}]"#,
+            ),
+            ("DELETE ", 204, ""),
+        ]);
+        fs::create_dir_all(layout.instance(&"local/shop.web.r3.0.2".parse().unwrap())).unwrap();
+        collect_containers(&layout, &engine);
+        let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
+        assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
     }
 
     #[test]

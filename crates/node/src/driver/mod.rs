@@ -93,6 +93,8 @@ type Held = BTreeMap<(AppKey, ResourceName), VolumeObservation>;
 
 pub(crate) enum Event {
     Adopted(Vec<(InstanceId, Found)>, Held),
+    /// What it is started from is made first.
+    Prepares(InstanceId),
     /// With the volumes as they are then: a change that comes next is judged by them.
     Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>, Held),
     Ended(InstanceId, Phase),
@@ -262,6 +264,10 @@ impl Driver {
                 found.into_iter().for_each(|(id, found)| self.adopt(id, found));
                 self.adopted = true;
             }
+            Event::Prepares(id) => {
+                let starting = self.instances.get_mut(&id).filter(|one| matches!(one.stage, Stage::Starting));
+                starting.into_iter().for_each(|one| one.observation.phase = Phase::Preparing);
+            }
             Event::Started(id, outcome, volumes) => {
                 self.volumes = volumes;
                 match outcome {
@@ -375,9 +381,11 @@ impl Driver {
         if taken {
             return;
         }
-        let (id, spec) = (id.clone(), spec.clone());
+        let (id, spec, sender) = (id.clone(), spec.clone(), self.sender.clone());
         self.beside(move |context| {
-            let outcome = start_and_hold(context, &id, &spec);
+            // The loop is gone: nobody waits for it.
+            let prepares = || drop(sender.blocking_send(Event::Prepares(id.clone())));
+            let outcome = start_and_hold(context, &spec, &prepares);
             Event::Started(id, outcome, context.volumes.observe())
         });
     }
@@ -520,12 +528,12 @@ fn told(id: &InstanceId, outcome: io::Result<()>) {
 }
 
 /// Blocks. The shim is held before anything else can happen to its number.
-fn start_and_hold(context: &Context, id: &InstanceId, spec: &InstanceSpec) -> Result<(Box<Record>, Pidfd), Phase> {
-    let record = start::start(context, spec).map_err(Phase::Refused)?;
+fn start_and_hold(context: &Context, spec: &InstanceSpec, prepares: &dyn Fn()) -> Result<(Box<Record>, Pidfd), Phase> {
+    let record = start::start(context, spec, prepares).map_err(Phase::Refused)?;
     match Pidfd::open(record.pid) {
         Ok(shim) if procfs::stat(record.pid).is_some_and(|s| s.start_time == record.start_time) => Ok((record, shim)),
         // It has ended already.
-        Ok(_) | Err(_) => Err(finish::conclude(context, id, Some(&record))),
+        Ok(_) | Err(_) => Err(finish::conclude(context, &spec.id, Some(&record))),
     }
 }
 

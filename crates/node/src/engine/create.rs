@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::cage::entry::OPEN_FILES;
+
 /// Where a container finds what its shim has left for it: how it starts, its secret files, where its output goes.
 pub(crate) const GIVEN: &str = "/run/bowline";
 /// In [`GIVEN`]: what `/bin/sh` reads.
@@ -15,8 +17,10 @@ pub(crate) const START: &str = "start";
 pub(crate) const STREAMS: [&str; 2] = ["out", "err"];
 /// In [`GIVEN`].
 pub(crate) const SECRETS: &str = "secrets";
-/// Temporary files are memory: without a limit of its own, so much of it.
+/// Temporary files, and what processes share, are memory: half of the limit each, and without a limit so much.
 const TEMPORARY: u64 = 256 << 20;
+/// Open files, as engines call them.
+pub(crate) const FILES: &str = "nofile";
 /// Processors are counted out in billionths.
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
@@ -74,6 +78,7 @@ struct HostConfig<'w> {
     mounts: Vec<Mount<'w>>,
     tmpfs: BTreeMap<&'static str, String>,
     pids_limit: u32,
+    shm_size: u64,
     ulimits: Vec<Ulimit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<u64>,
@@ -118,7 +123,12 @@ struct Ulimit {
 impl Wanted {
     /// As the engine reads it.
     pub(crate) fn request(&self) -> serde_json::Result<serde_json::Value> {
-        let temporary = self.memory.map_or(TEMPORARY, |memory| (memory / 2).min(TEMPORARY));
+        let temporary = self.memory.map_or(TEMPORARY, |memory| memory / 2);
+        let limit = |(name, most): (&'static str, u64)| match name {
+            // As without a container: some programs walk through all that they may have.
+            FILES => Ulimit { name, soft: most.min(OPEN_FILES), hard: most },
+            _ => Ulimit { name, soft: most, hard: most },
+        };
         let mount = |bind| {
             let Bind { from, to, writable }: &Bind = bind;
             Mount { kind: "bind", source: from, target: to, read_only: !writable }
@@ -147,7 +157,9 @@ impl Wanted {
                 mounts: self.mounts.iter().map(mount).collect(),
                 tmpfs: [("/tmp", format!("rw,nosuid,nodev,exec,mode=1777,size={temporary}"))].into(),
                 pids_limit: self.processes,
-                ulimits: self.most.map(|(name, most)| Ulimit { name, soft: most, hard: most }).into(),
+                shm_size: temporary,
+                // Core files hold secrets.
+                ulimits: self.most.into_iter().chain([("core", 0)]).map(limit).collect(),
                 memory: self.memory,
                 memory_swap: self.memory,
                 nano_cpus: self.cpu.map(|cpu| u64::from(cpu) * NANOS_PER_MILLI),
@@ -177,7 +189,7 @@ mod tests {
             memory: Some(64 << 20),
             cpu: Some(1500),
             processes: 4096,
-            most: [("nofile", 1024), ("nproc", 512)],
+            most: [(FILES, 1 << 20), ("nproc", 512)],
         };
         let expected = json!({
             "Image": "localhost/bowline-a:b",
@@ -202,9 +214,11 @@ mod tests {
                 ],
                 "Tmpfs": { "/tmp": "rw,nosuid,nodev,exec,mode=1777,size=33554432" },
                 "PidsLimit": 4096,
+                "ShmSize": 33_554_432,
                 "Ulimits": [
-                    { "Name": "nofile", "Soft": 1024, "Hard": 1024 },
+                    { "Name": "nofile", "Soft": 65_536, "Hard": 1_048_576 },
                     { "Name": "nproc", "Soft": 512, "Hard": 512 },
+                    { "Name": "core", "Soft": 0, "Hard": 0 },
                 ],
                 "Memory": 67_108_864,
                 "MemorySwap": 67_108_864,

@@ -5,6 +5,7 @@
 pub(crate) mod create;
 mod http;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,15 @@ use std::time::Duration;
 use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, de::DeserializeOwned};
 
+use crate::cage::Lack;
 use crate::cgroup::{CPU_LIMIT, MEMORY_LIMIT, PROCESS_LIMIT};
 use crate::shim::contract::Refusal;
 use http::{Answer, Body};
 
 /// What an engine under load may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a daemon that begins waits for one that hangs: what runs is taken up before anything else.
+const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
 /// To take an image, and unpack it.
 const LOAD_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -46,6 +50,8 @@ pub enum EngineError {
     },
     #[error("the container engine did not take the image: {0}")]
     Image(String),
+    #[error("the container engine at {} runs without root", socket.display())]
+    Rootless { socket: PathBuf },
 }
 
 impl EngineError {
@@ -53,6 +59,9 @@ impl EngineError {
         match self {
             Self::Unreachable { .. } => Some(
                 "start Docker, or Podman's service, and say where it listens: --engine PATH, or DOCKER_HOST=unix://PATH",
+            ),
+            Self::Rootless { .. } => Some(
+                "its containers have users, and maybe a network, of their own, out of reach of volumes and edge: say the engine of root, --engine PATH",
             ),
             Self::Refused { .. } | Self::Form { .. } | Self::Image(_) => None,
         }
@@ -97,6 +106,33 @@ struct Info {
     cpu_cfs_quota: bool,
     #[serde(default)]
     pids_limit: bool,
+    /// `name=rootless` among others, as both say it.
+    #[serde(default)]
+    security_options: Option<Vec<String>>,
+    /// As Podman says it, too.
+    #[serde(default)]
+    rootless: bool,
+}
+
+impl Info {
+    fn has_option(&self, name: &str) -> bool {
+        self.security_options.iter().flatten().any(|option| option.split(',').any(|part| part == name))
+    }
+
+    fn is_rootless(&self) -> bool {
+        self.rootless || self.has_option("name=rootless")
+    }
+
+    /// What it cannot enforce.
+    fn lacks(&self) -> Vec<String> {
+        let has = [
+            (self.memory_limit, MEMORY_LIMIT),
+            (self.cpu_cfs_quota, CPU_LIMIT),
+            (self.pids_limit, PROCESS_LIMIT),
+            (self.has_option("name=seccomp"), Lack::Calls.name()),
+        ];
+        has.into_iter().filter(|(has, _)| !has).map(|(_, what)| what.to_owned()).collect()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -115,10 +151,25 @@ struct InspectedState {
     out_of_memory: bool,
 }
 
-#[derive(Debug, Deserialize)]
+/// A container among others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed {
+pub(crate) struct Listed {
+    /// Its own, whoever has its name after it.
+    pub id: String,
     names: Vec<String>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl Listed {
+    pub(crate) fn name(&self) -> &str {
+        self.names.first().map_or("", |name| name.trim_start_matches('/'))
+    }
+
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(name).map(String::as_str)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,12 +196,13 @@ impl Engine {
     /// What it cannot enforce. Blocks.
     ///
     /// # Errors
-    /// It does not answer, or is none.
+    /// It does not answer, or is none whose containers are reached from here.
     pub fn look(&self) -> Result<Vec<String>, EngineError> {
         let info: Info = self.read("GET", "/info")?;
-        let limits =
-            [(info.memory_limit, MEMORY_LIMIT), (info.cpu_cfs_quota, CPU_LIMIT), (info.pids_limit, PROCESS_LIMIT)];
-        Ok(limits.into_iter().filter(|(has, _)| !has).map(|(_, limit)| limit.to_owned()).collect())
+        if info.is_rootless() {
+            return Err(EngineError::Rootless { socket: self.socket.clone() });
+        }
+        Ok(info.lacks())
     }
 
     pub(crate) fn has_image(&self, name: &str) -> Result<bool, EngineError> {
@@ -210,9 +262,9 @@ impl Engine {
         })
     }
 
-    /// Kills what runs in it. That there is none is no error.
-    pub(crate) fn remove(&self, name: &str) -> Result<(), EngineError> {
-        let path = format!("/containers/{name}?force=true&v=true");
+    /// By its name or its id; kills what runs in it. That there is none is no error.
+    pub(crate) fn remove(&self, which: &str) -> Result<(), EngineError> {
+        let path = format!("/containers/{which}?force=true&v=true");
         let answer = self.ask(("DELETE", &path), Body::Empty, PATIENCE)?;
         match answer.status {
             404 => Ok(()),
@@ -220,13 +272,13 @@ impl Engine {
         }
     }
 
-    /// Names of the containers with this label, whatever they do.
-    pub(crate) fn containers(&self, label: &str) -> Result<Vec<String>, EngineError> {
+    /// Those with this label, whatever they do.
+    pub(crate) fn containers(&self, label: &str) -> Result<Vec<Listed>, EngineError> {
         // {"label":["NAME=VALUE"]}, as a part of a query: of a label, only these are not written as they are.
         let filter = format!("%7B%22label%22%3A%5B%22{}%22%5D%7D", label.replace('=', "%3D"));
-        let all: Vec<Listed> = self.read("GET", &format!("/containers/json?all=true&filters={filter}"))?;
-        let name = |listed: Listed| listed.names.first().map(|name| name.trim_start_matches('/').to_owned());
-        Ok(all.into_iter().filter_map(name).collect())
+        let path = format!("/containers/json?all=true&filters={filter}");
+        let listed = self.taken(("GET", &path), Body::Empty, BRIEF_PATIENCE)?;
+        understood(&format!("GET {path}"), &listed)
     }
 
     fn read<T: DeserializeOwned>(&self, method: &str, path: &str) -> Result<T, EngineError> {
@@ -258,9 +310,62 @@ fn understood<T: DeserializeOwned>(question: &str, answer: &Answer) -> Result<T,
     serde_json::from_slice(&answer.body).map_err(|source| EngineError::Form { question: question.to_owned(), source })
 }
 
+/// An engine of a test's own.
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
+
+    use super::Engine;
+
+    /// Answers what begins like one of these, of which the first one counts, and tells what it was asked. The folder is its socket's.
+    pub(crate) fn engine(answers: &'static [(&str, u16, &str)]) -> (Engine, mpsc::Receiver<String>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("engine.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (told, asked) = mpsc::channel();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut line = String::new();
+                let mut lines = BufReader::new(stream.try_clone().unwrap());
+                lines.read_line(&mut line).unwrap();
+                let question = line.trim_end().trim_end_matches(" HTTP/1.0").to_owned();
+                let found = answers.iter().find(|(begins, ..)| question.starts_with(begins));
+                let (_, status, body) = found.unwrap_or(&("", 404, "{}"));
+                // Until its head has ended: one that is closed with something unread is reset.
+                while lines.read_line(&mut line).unwrap() > 2 {}
+                if told.send(question).is_err() {
+                    return;
+                }
+                write!(stream, "HTTP/1.0 {status} X\r\n\r\n{body}").unwrap();
+            }
+        });
+        (Engine::at(socket), asked, folder)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_again_is_answered_as_before() {
+        let (engine, asked, _folder) = fake::engine(&[
+            ("DELETE /containers/a", 404, r#"{"message":"No such container: a"}"#),
+            ("POST /containers/a/start", 304, ""),
+            ("GET /containers/a/json", 404, r#"{"message":"No such container: a"}"#),
+            ("GET /info", 200, r#"{"SecurityOptions":["name=rootless"]}"#),
+        ]);
+        assert!(engine.remove("a").is_ok() && engine.start("a").is_ok());
+        assert_eq!(engine.state("a").unwrap(), State::Gone);
+        assert!(!engine.has_image("localhost/x:1").unwrap());
+        let fault = engine.look().unwrap_err().fault("instances cannot run in containers");
+        assert!(fault.causes[0].ends_with("runs without root") && fault.hint.is_some(), "{fault:?}");
+        let all: Vec<String> = asked.try_iter().collect();
+        assert_eq!(all[0], "DELETE /containers/a?force=true&v=true");
+        assert_eq!(all[3], "GET /images/localhost/x:1/json");
+    }
 
     #[test]
     fn a_refusal_says_what_the_engine_said() {
@@ -287,7 +392,14 @@ mod tests {
         );
         assert_eq!((podman.running, podman.pid), (true, 26_226));
         let info: Info = serde_json::from_str(r#"{"MemoryLimit":true,"CpuCfsQuota":true,"NCPU":2}"#).unwrap();
-        assert_eq!((info.memory_limit, info.cpu_cfs_quota, info.pids_limit), (true, true, false));
+        assert_eq!(info.lacks(), [PROCESS_LIMIT, Lack::Calls.name()]);
+        let whole = r#"{"MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=apparmor","name=seccomp,profile=default"]}"#;
+        assert_eq!(serde_json::from_str::<Info>(whole).unwrap().lacks(), [""; 0]);
+        let is_rootless = |text: &str| serde_json::from_str::<Info>(text).unwrap().is_rootless();
+        assert!(!is_rootless(r#"{"SecurityOptions":["name=seccomp,profile=default"],"Rootless":false}"#));
+        assert!(!is_rootless(r#"{"SecurityOptions":null}"#));
+        assert!(is_rootless(r#"{"SecurityOptions":["name=seccomp,profile=default","name=rootless"]}"#));
+        assert!(is_rootless(r#"{"SecurityOptions":[],"Rootless":true}"#));
     }
 
     #[test]

@@ -41,6 +41,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What `docker-init` and shells end with for a signal: 128 and its number.
 const BY_SIGNAL: i32 = 128;
+/// A shell that did not become the app stays until all that it has started has ended: the container would end with it, and its grace
+/// with the container. Whoever is executed has the signal's default again (XCU 2.14, `trap`).
+const STAY: &str = "trap 'wait; exit 143' TERM";
 /// The highest number of a signal (signal(7)).
 const LAST_SIGNAL: i32 = 64;
 
@@ -110,8 +113,8 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
     log.flush();
     let started = Verdict::Started {
         unenforced: config.unenforced.clone(),
-        entry: None,
-        container: (pid != 0).then_some(contained),
+        entry: Some(container.entry.clone()),
+        container: (pid != 0).then(|| Box::new(contained)),
     };
     // The record is there already: a daemon that died meanwhile finds it.
     let _ = outer::send(socket, &serde_json::to_vec(&started).unwrap_or_default());
@@ -183,7 +186,7 @@ fn script(hidden: &[(String, Clear)], command: &str) -> Zeroizing<Vec<u8>> {
         text.extend_from_slice(b"'\n");
     }
     let [out, err] = STREAMS;
-    text.extend_from_slice(format!("exec >{GIVEN}/{out} 2>{GIVEN}/{err}\n{command}\n").as_bytes());
+    text.extend_from_slice(format!("exec >{GIVEN}/{out} 2>{GIVEN}/{err}\n{STAY}\n{command}\n").as_bytes());
     text
 }
 
@@ -356,6 +359,41 @@ mod tests {
         fs::write(&path, text).unwrap();
         let ran = std::process::Command::new("/bin/sh").arg(&path).output().unwrap();
         assert_eq!(ran.stdout, b"it's $HOME\n`x` \\ \xff\n\n");
+    }
+
+    /// What a shell does with the script of a command when its whole group is told to end.
+    fn ended_by_term(command: &str) -> std::process::Output {
+        let folder = tempfile::tempdir().unwrap();
+        let text = String::from_utf8(script(&[], command).to_vec()).unwrap();
+        let path = folder.path().join(START);
+        fs::write(&path, text.replace("exec >/run/bowline/out 2>/run/bowline/err\n", "")).unwrap();
+        let mut shell = std::process::Command::new("/bin/sh");
+        std::os::unix::process::CommandExt::process_group(&mut shell, 0);
+        let mut shell = shell.arg(&path).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut out = io::BufReader::new(shell.stdout.take().unwrap());
+        let mut line = String::new();
+        io::BufRead::read_line(&mut out, &mut line).unwrap();
+        assert_eq!(line, "ready\n", "{command}");
+        killpg(Pid::from_raw(i32::try_from(shell.id()).unwrap()), Signal::SIGTERM).unwrap();
+        let mut stdout = Vec::new();
+        io::Read::read_to_end(&mut out, &mut stdout).unwrap();
+        std::process::Output { status: shell.wait().unwrap(), stdout, stderr: Vec::new() }
+    }
+
+    #[test]
+    fn a_shell_around_the_app_leaves_it_its_grace() {
+        use std::os::unix::process::ExitStatusExt;
+        // Says that it ends; until then it waits.
+        let app = |name: &str| {
+            format!("sh -c 'trap \"echo {name} done; exit 0\" TERM; echo ready; while :; do sleep 60; done'")
+        };
+        let ended = ended_by_term(&format!("{}; echo never", app("one")));
+        assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stdout).as_ref()), (Some(143), "one done\n"));
+        // Beside it as well as before it.
+        let ended = ended_by_term(&format!("{} & exec 3>&-; wait", app("two")));
+        assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stdout).as_ref()), (Some(143), "two done\n"));
+        // Of one that takes the shell's place, the signal is what it makes of it.
+        assert_eq!(ended_by_term("echo ready; exec sleep 60").status.signal(), Some(libc::SIGTERM));
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub(crate) struct Container {
     pub request: serde_json::Value,
     /// What goes into the environment and must not be known to the engine.
     pub hidden: Vec<(String, Clear)>,
+    /// Of who joins it later.
+    pub entry: Entry,
 }
 
 /// The container of an incarnation.

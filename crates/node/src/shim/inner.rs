@@ -42,7 +42,7 @@ const CHUNK: usize = 16 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
-    Started { unenforced: Vec<String>, entry: Option<Entry>, container: Option<Contained> },
+    Started { unenforced: Vec<String>, entry: Option<Entry>, container: Option<Box<Contained>> },
     Refused(Refusal),
 }
 

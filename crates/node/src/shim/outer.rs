@@ -203,7 +203,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
                 record.unenforced = unenforced;
                 record.entry = entry;
                 record.child = container.as_ref().map(|container| container.pid).or(record.child);
-                record.container = container;
+                record.container = container.map(|container| *container);
                 write_record(&record, config)?;
                 reach(Point::ShimAnswers);
                 return Ok(record);
