@@ -181,8 +181,7 @@ impl Daemon<'_> {
         let edge = Edge::start(&settings, paths, exe.to_owned()).await?;
         let (http, https) = listening(edge.observed.clone(), again).await?;
         let containers = containers(&settings, paths, again || args.handover.is_some()).await?;
-        let node = node_config(&settings, paths, exe, admin_address);
-        let node = bowline_node::spawn(NodeConfig { containers, ..node });
+        let node = bowline_node::spawn(NodeConfig { containers, ..node_config(&settings, paths, exe, admin_address) });
         let listening = Listening { http, https, admin: admin_address, api: api_url(&settings, https) };
         paths.record(&Recorded {
             pid: std::process::id(),
