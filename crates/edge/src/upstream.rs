@@ -300,6 +300,7 @@ mod tests {
         for _ in 0..=MAX_IDLE {
             let stream = connect(endpoint.address).await.unwrap();
             ports.push(stream.local_addr().unwrap());
+            drop(instance.accept().await.unwrap());
             pools.keep(&endpoint, stream, FOR, 0);
         }
         let idle = &pools.idle.borrow()[&endpoint.serial].idle;
