@@ -446,13 +446,21 @@ async fn an_edge_without_descriptors_pauses_and_goes_on() {
 /// Leaves the edge no descriptor: whatever it opens next, it has to close something first.
 fn exhaust(edge: &Edge) {
     let pid = edge.handle.observed.borrow().pid;
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let open: std::collections::BTreeSet<u64> =
-        open.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect();
-    let first_free = (0..).find(|number| !open.contains(number)).unwrap();
-    let limit = format!("--nofile={first_free}:{first_free}");
-    let limited = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
-    assert!(limited.success());
+    let first_free = || -> usize {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let open: Vec<String> = open.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        (0..).find(|number| !open.contains(&number.to_string())).unwrap()
+    };
+    // One that it had open for a moment is free when the limit holds.
+    loop {
+        let limit = first_free();
+        let option = format!("--nofile={limit}:4096");
+        let limited = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &option]).status();
+        assert!(limited.unwrap().success());
+        if first_free() == limit {
+            return;
+        }
+    }
 }
 
 /// Answers when so many requests are there, and keeps its connections. Returns how many of them are open.
