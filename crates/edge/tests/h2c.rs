@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
 #[path = "support/h2c.rs"]
 mod h2c_instance;
+mod support;
 #[path = "support/tls.rs"]
 mod tls;
 
@@ -21,8 +21,8 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
 use h2c_instance::speaking;
+use http::{HeaderMap, Request, Response};
 use support::*;
 use tls::*;
 use tokio::net::TcpListener;

@@ -519,7 +519,8 @@ fn whatever_dies_while_it_is_brought_out_again_it_is_served() {
 /// What it asks for has a host of its own: as it goes, that of before has no certificate for a moment.
 #[test]
 fn whatever_dies_as_a_release_is_refused_what_cannot_be_read_is_served() {
-    let odd = "[route.odd]\npath = \"/odd\"\nto = \"web\"\nhosts = [\"other.localhost\"]\ntls = \"local\"\n[environment";
+    let odd =
+        "[route.odd]\npath = \"/odd\"\nto = \"web\"\nhosts = [\"other.localhost\"]\ntls = \"local\"\n[environment";
     let file = FILE.replace("[environment", odd).replace("beside.localhost", "other.localhost");
     for effects in 0.. {
         let (mut world, mut daemon) = two();

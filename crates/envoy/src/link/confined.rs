@@ -313,9 +313,11 @@ mod tests {
     fn settled_unheard(confined: &mut Confined, told: &EdgeDesired, refused: &[&str]) -> Next {
         let listener = ((Kind::Listener, PLAIN.to_owned()), "address in use".to_owned());
         let routes = refused.iter().map(|host| ((Kind::Routes, format!("{SECURE}{host}")), "why".to_owned()));
-        let secure = told.table.sites.iter().filter(|(host, site)| {
-            site.tls == SiteTls::Both && !refused.contains(&host.as_str())
-        });
+        let secure = told
+            .table
+            .sites
+            .iter()
+            .filter(|(host, site)| site.tls == SiteTls::Both && !refused.contains(&host.as_str()));
         let has = secure.map(|(host, _)| format!("{SECURE}{host}")).collect();
         confined.settled(told, &routes.chain([listener]).collect(), &has)
     }
