@@ -107,7 +107,7 @@ impl Upstream {
         }
     }
 
-    /// What was held under this name (`x-script: hold NAME`, `cut NAME`) goes on.
+    /// What was held under this name (`x-script: hold NAME`, `hold-once NAME`, `cut NAME`) goes on.
     pub fn let_go(&self, name: &str) {
         self.shared.know().let_go.insert(name.to_owned());
         self.shared.changed.notify_all();
@@ -264,6 +264,10 @@ impl Talk<'_> {
                 self.shared.hold(name);
             }
             ("hold", name) => {
+                self.shared.hold(name);
+                return self.say(&answer("200 OK", "", self.name), request);
+            }
+            ("hold-once", name) if is_first(self.shared) => {
                 self.shared.hold(name);
                 return self.say(&answer("200 OK", "", self.name), request);
             }

@@ -25,6 +25,7 @@ use crate::encoding::{Coding, Gzip};
 use crate::h1::{Field, Framing, ResponseLine};
 use crate::request::Request;
 use crate::route::Route;
+use crate::upstream::is_shortage;
 
 use self::condition::{Range, is_another, unchanged};
 use self::medium::{Medium, Place};
@@ -85,17 +86,12 @@ pub(crate) async fn serve<C: Client>(
     if is_withheld(&path) {
         return Err(Reason::FileNotFound);
     }
-    let disk = &request.worker.disk;
-    let found = match find(disk, folder, &path, Way::Cached)? {
-        Some(found) => found,
-        None => {
-            let (within, keeps) = (Arc::clone(folder), disk.clone());
-            let find = move || find(&keeps, &within, &path, Way::Waiting);
-            let gone = &mut |cx: &mut Context<'_>| client.poll_gone(cx);
-            let wait = Wait { deadline: request.deadline, within: route.timeout, gone };
-            let found = disk.run(Ask::Opening, wait, find).await?;
-            found?.ok_or(Reason::FileUnreadable)?
+    let found = match look(request, client, route, folder, &path).await {
+        Err(Reason::Shortage) => {
+            request.worker.find_room().await;
+            Box::pin(look(request, client, route, folder, &path)).await?
         }
+        found => found?,
     };
     let opened = match found {
         Found::File(opened) => opened,
@@ -107,6 +103,25 @@ pub(crate) async fn serve<C: Client>(
         }
     };
     send(request, client, (route, folder), opened, release).await
+}
+
+/// In memory, else on the disk.
+async fn look<C: Client>(
+    request: &Request<'_>,
+    client: &mut C,
+    route: &Route,
+    folder: &Arc<Folder>,
+    path: &[u8],
+) -> Result<Found, Reason> {
+    let disk = &request.worker.disk;
+    if let Some(found) = find(disk, folder, path, Way::Cached)? {
+        return Ok(found);
+    }
+    let (within, keeps, path) = (Arc::clone(folder), disk.clone(), path.to_vec());
+    let find = move || find(&keeps, &within, &path, Way::Waiting);
+    let gone = &mut |cx: &mut Context<'_>| client.poll_gone(cx);
+    let wait = Wait { deadline: request.deadline, within: route.timeout, gone };
+    disk.run(Ask::Opening, wait, find).await??.ok_or(Reason::FileUnreadable)
 }
 
 /// The gate let only well-formed escapes through, none of a slash, a dot segment or a control byte.
@@ -184,6 +199,7 @@ fn find(disk: &Disk, folder: &Folder, path: &[u8], way: Way) -> Result<Option<Fo
     }
     let root = match way.open(AT_FDCWD, &folder.root, OFlag::O_PATH | OFlag::O_DIRECTORY, ResolveFlag::empty()) {
         Ok(root) => root,
+        Err(error) if is_shortage(&error.into()) => return Err(Reason::Shortage),
         Err(_) if way == Way::Cached => return Ok(None),
         Err(error) => {
             tracing::warn!(%error, root = %folder.root.display(), "a folder of files cannot be opened");
@@ -226,6 +242,7 @@ fn open_file(
     let file = match way.open(root, relative, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, resolve) {
         Ok(file) => File::from(file),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => return Err(Reason::FileNotFound),
+        Err(error) if is_shortage(&error.into()) => return Err(Reason::Shortage),
         Err(_) if way == Way::Cached => return Ok(None),
         Err(Errno::EXDEV | Errno::ELOOP | Errno::EACCES | Errno::ENXIO | Errno::ENODEV) => {
             return Err(Reason::FileNotFound);

@@ -121,7 +121,8 @@ pub(crate) async fn to_daemon<C: Client>(
     for tries in 1.. {
         let place = places.take(request.client).await?;
         let stream = match Box::pin(hold::until_daemon(client, socket)).await {
-            Err(Reason::Shortage) if request.worker.pools.give_up() => {
+            Err(Reason::Shortage) => {
+                request.worker.find_room().await;
                 Box::pin(hold::until_daemon(client, socket)).await?
             }
             stream => stream?,

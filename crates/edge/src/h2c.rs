@@ -24,7 +24,7 @@ use crate::balance::{Endpoint, Ticket};
 use crate::deadline::ticks;
 use crate::h1::body::FORBIDDEN_TRAILERS;
 use crate::h1::{BadUpstream, FieldKind, MAX_HEAD, MAX_INTERIM, Refusal};
-use crate::upstream;
+use crate::worker::Worker;
 
 /// Requests at once on one connection, where the instance does not say fewer.
 const MAX_STREAMS: u32 = 100;
@@ -162,7 +162,7 @@ impl Connections {
     }
 
     /// Room on a connection that is opened now, for this request and those that come meanwhile.
-    pub(crate) async fn open(&self, endpoint: &Arc<Endpoint>) -> Result<Lease, Reason> {
+    pub(crate) async fn open(&self, worker: &Worker, endpoint: &Arc<Endpoint>) -> Result<Lease, Reason> {
         loop {
             let under_way = self.opening.borrow().get(&endpoint.serial).cloned();
             let Some(opening) = under_way else { break };
@@ -177,7 +177,7 @@ impl Connections {
         let opening = Rc::new(Opening::default());
         self.opening.borrow_mut().insert(endpoint.serial, Rc::clone(&opening));
         let opens = Opens { connections: self, serial: endpoint.serial, opening };
-        let opened = match upstream::connect(endpoint.address).await {
+        let opened = match worker.connect(endpoint.address).await {
             Ok(stream) => self.begin(endpoint, stream).await,
             Err(reason) => Err(reason),
         };

@@ -133,16 +133,17 @@ impl Pools {
         if is_ending(endpoint) {
             return;
         }
-        // Nobody's connections keep others from having some.
-        if self.count.get() >= MAX_IDLE_OF_ALL {
-            self.close_oldest(&mut pools, 1);
+        let of_instance = pools.get_mut(&endpoint.serial).filter(|kept| kept.idle.len() >= MAX_IDLE);
+        match of_instance {
+            Some(kept) => drop(self.close_of(kept, 1)),
+            // Nobody's connections keep others from having some.
+            None if self.count.get() >= MAX_IDLE_OF_ALL => drop(self.close_oldest(&mut pools, 1)),
+            None => {}
         }
         let new = || Kept { endpoint: Arc::clone(endpoint), idle: Vec::new() };
         let kept = pools.entry(endpoint.serial).or_insert_with(new);
-        if kept.idle.len() < MAX_IDLE {
-            self.count.set(self.count.get() + 1);
-            kept.idle.push(Idle { stream, until: now.saturating_add(ticks) });
-        }
+        self.count.set(self.count.get() + 1);
+        kept.idle.push(Idle { stream, until: now.saturating_add(ticks) });
     }
 
     /// Closes some for a connection that is needed and finds no descriptor. Whether there were any.
@@ -152,7 +153,11 @@ impl Pools {
 
     /// Those that were not used for longest, of the instance with most of them. How many there were.
     fn close_oldest(&self, pools: &mut HashMap<u32, Kept>, most: usize) -> usize {
-        let Some(kept) = pools.values_mut().max_by_key(|kept| kept.idle.len()) else { return 0 };
+        pools.values_mut().max_by_key(|kept| kept.idle.len()).map_or(0, |kept| self.close_of(kept, most))
+    }
+
+    /// Those of this instance.
+    fn close_of(&self, kept: &mut Kept, most: usize) -> usize {
         let count = most.min(kept.idle.len());
         kept.idle.drain(..count);
         self.count.set(self.count.get() - count);
@@ -285,6 +290,22 @@ mod tests {
         pools.keep(&endpoint, connect(endpoint.address).await.unwrap(), FOR, 0);
         pools.sweep(u64::MAX);
         assert_eq!(pools.count.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn of_one_instance_the_oldest_goes_for_the_next() {
+        let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pools, endpoint) = (Pools::default(), endpoint(instance.local_addr().unwrap()));
+        let mut ports = Vec::new();
+        for _ in 0..=MAX_IDLE {
+            let stream = connect(endpoint.address).await.unwrap();
+            ports.push(stream.local_addr().unwrap());
+            drop(instance.accept().await.unwrap());
+            pools.keep(&endpoint, stream, FOR, 0);
+        }
+        let idle = &pools.idle.borrow()[&endpoint.serial].idle;
+        let kept: Vec<_> = idle.iter().map(|one| one.stream.local_addr().unwrap()).collect();
+        assert_eq!((kept.as_slice(), pools.count.get()), (&ports[1..], MAX_IDLE));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! One worker: a thread with its own runtime, and all that its connections share.
 
 use std::cell::{Cell, RefCell};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,8 +10,10 @@ use std::time::Duration;
 use bowline_core::route::retry::{Retry, RetryBudget};
 use bowline_core::time::Mono;
 use hashbrown::HashMap;
+use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 use crate::answer::Reason;
 use crate::balance::Dice;
@@ -24,7 +26,7 @@ use crate::process::Limits;
 use crate::record::{AccessLog, Report, Shard};
 use crate::route::{LabelId, Route, Routes};
 use crate::tls::Tls;
-use crate::upstream::Pools;
+use crate::upstream::{self, Pools};
 
 /// Size of a buffer: what is read at once, and what waits to be written in one direction of one connection.
 pub(crate) const BUFFER: usize = 16 << 10;
@@ -99,6 +101,8 @@ pub(crate) struct Worker {
     tunnels: Cell<u64>,
     encoders: Cell<usize>,
     shortages: Cell<u64>,
+    /// At which tick a request asked for that.
+    room_made: Cell<Option<u64>>,
     ended: Cell<bool>,
 }
 
@@ -183,6 +187,7 @@ impl Worker {
             tunnels: Cell::new(0),
             encoders: Cell::new(0),
             shortages: Cell::new(0),
+            room_made: Cell::new(None),
             ended: Cell::new(false),
         }
     }
@@ -283,14 +288,26 @@ impl Worker {
         self.sweep.wake_all();
     }
 
-    /// Opens a connection for a request. Where there is no descriptor left, some of those that are only kept are given up for it: nothing
-    /// that anybody uses, as whoever accepts does ([`Self::make_room`]).
-    pub(crate) async fn with_room<T, F: Future<Output = Result<T, Reason>>>(
-        &self,
-        open: impl Fn() -> F,
-    ) -> Result<T, Reason> {
-        match open().await {
-            Err(Reason::Shortage) if self.pools.give_up() => open().await,
+    /// A request finds no descriptor. Some connections to instances that are only kept are closed for it; where there are none, whatever
+    /// nobody uses, as whoever accepts has it. What it needs is to be tried once more.
+    pub(crate) async fn find_room(&self) {
+        if self.pools.give_up() {
+            return;
+        }
+        // Of many requests that find none the first one tells all clients: they are gone in a moment, or there are none.
+        if self.room_made.replace(Some(self.sweep.now())) != Some(self.sweep.now()) {
+            self.make_room();
+        }
+        yield_now().await;
+    }
+
+    /// Opens a connection to an instance, for a request or for several.
+    pub(crate) async fn connect(&self, address: SocketAddr) -> Result<TcpStream, Reason> {
+        match upstream::connect(address).await {
+            Err(Reason::Shortage) => {
+                self.find_room().await;
+                upstream::connect(address).await
+            }
             opened => opened,
         }
     }

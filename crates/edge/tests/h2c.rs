@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/h2c.rs"]
+mod h2c_instance;
 mod support;
 #[path = "support/tls.rs"]
 mod tls;
@@ -19,36 +21,12 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
+use h2c_instance::speaking;
 use http::{HeaderMap, Request, Response};
 use support::*;
 use tls::*;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-
-/// An instance that speaks HTTP/2. `serve` gets every request, numbered from 0, with the number of its connection.
-async fn speaking<F>(
-    serve: impl Fn(usize, usize, Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
-) -> SocketAddr
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (serve, count) = (Arc::new(serve), Arc::new(AtomicUsize::new(0)));
-    tokio::spawn(async move {
-        for number in 0.. {
-            let (stream, _) = listener.accept().await.unwrap();
-            let (serve, count) = (Arc::clone(&serve), Arc::clone(&count));
-            tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                while let Some(Ok((request, respond))) = connection.accept().await {
-                    tokio::spawn(serve(number, count.fetch_add(1, Ordering::SeqCst), request, respond));
-                }
-            });
-        }
-    });
-    address
-}
 
 fn fields(all: &[(&'static str, &str)]) -> HeaderMap {
     all.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect()

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/h2c.rs"]
+mod h2c_instance;
 mod support;
 
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use bowline_core::route::EdgeStatus;
 use bowline_edge::link;
+use h2c_instance::speaking;
 use support::*;
 
 fn table_of(seen: &bowline_core::route::EdgeObservation) -> Option<usize> {
@@ -437,6 +440,120 @@ async fn an_edge_without_descriptors_pauses_and_goes_on() {
     drop(held);
     assert_eq!(last.answer().await.text(), "here");
     assert_eq!(edge.handle.observed.borrow().pid, pid);
+    edge.stop().await;
+}
+
+/// Leaves the edge no descriptor: whatever it opens next, it has to close something first.
+fn exhaust(edge: &Edge) {
+    let pid = edge.handle.observed.borrow().pid;
+    let first_free = || -> usize {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let open: Vec<String> = open.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        (0..).find(|number| !open.contains(&number.to_string())).unwrap()
+    };
+    // One that it had open for a moment is free when the limit holds.
+    loop {
+        let limit = first_free();
+        let option = format!("--nofile={limit}:4096");
+        let limited = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &option]).status();
+        assert!(limited.unwrap().success());
+        if first_free() == limit {
+            return;
+        }
+    }
+}
+
+/// Answers when so many requests are there, and keeps its connections. Returns how many of them are open.
+async fn gathering(count: usize, body: &'static str) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let (open, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Barrier::new(count)));
+    let counted = Arc::clone(&open);
+    let address = upstream(move |_, mut talk| {
+        let (open, all) = (Arc::clone(&counted), Arc::clone(&all));
+        async move {
+            open.fetch_add(1, Ordering::Relaxed);
+            while talk.try_head().await.is_some() {
+                all.wait().await;
+                let kept = format!("Keep-Alive: timeout=60\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                talk.say(&format!("HTTP/1.1 200 OK\r\n{kept}")).await;
+            }
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+    })
+    .await;
+    (address, open)
+}
+
+/// Asks for this on each of the connections at once.
+async fn ask_all(clients: &mut [Talk<tokio::net::TcpStream>], host: &str, path: &str, expected: &str) {
+    for client in &mut *clients {
+        client.say(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+    }
+    for client in clients {
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.text()), (200, expected), "{answer:?}");
+    }
+}
+
+async fn connected(edge: &Edge, count: usize) -> Vec<Talk<tokio::net::TcpStream>> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(edge.connect().await);
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_finds_no_descriptor_takes_those_of_connections_that_are_only_kept() {
+    const KEPT: usize = 40;
+    const GIVEN_UP: usize = 32;
+    let (several, _) = gathering(3, "other").await;
+    let shared = speaking(|_, _, _, mut respond| async move {
+        let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+        send.send_data("shared".into(), true).unwrap();
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("page.txt"), "a file").unwrap();
+    for (host, asking, expected) in [("b.test", 3, "other"), ("c.test", 8, "shared"), ("d.test", 1, "a file")] {
+        let (kept, open) = gathering(KEPT, "here").await;
+        let table = TableBuilder::plain(&[kept])
+            .site("b.test", vec![rule("/", forward(2))])
+            .pool(2, &[several])
+            .site("c.test", vec![rule("/", forward(3))])
+            .pool(3, &[shared])
+            .h2c(3)
+            .site("d.test", vec![rule("/", files(folder.path(), None))]);
+        let mut edge = Edge::with_workers(1).await;
+        edge.serve(table).await;
+        let mut clients = connected(&edge, KEPT).await;
+        ask_all(&mut clients, "a.test", "/", "here").await;
+        exhaust(&edge);
+        ask_all(&mut clients[..asking], host, "/page.txt", expected).await;
+        edge.eventually(|| async { open.load(Ordering::Relaxed) == KEPT - GIVEN_UP }).await;
+        // Who uses theirs keeps them, whatever was given up.
+        ask_all(&mut clients[KEPT - 3..], "b.test", "/", "other").await;
+        assert_eq!(open.load(Ordering::Relaxed), KEPT - GIVEN_UP, "{host}");
+        edge.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_finds_no_descriptor_where_none_is_kept_takes_those_of_clients_that_rest() {
+    let address = answering("here").await;
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut clients = connected(&edge, 8).await;
+    let mut asking = clients.pop().unwrap();
+    // They have had an answer, from nobody's instance.
+    for client in &mut clients {
+        client.say("GET / HTTP/1.1\r\nHost: none.test\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 404);
+    }
+    exhaust(&edge);
+    ask_all(std::slice::from_mut(&mut asking), "a.test", "/", "here").await;
+    for mut client in clients {
+        assert_eq!(client.rest().await, b"", "it rests, and is closed");
+    }
     edge.stop().await;
 }
 

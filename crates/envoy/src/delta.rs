@@ -136,6 +136,8 @@ pub(crate) struct Settled {
     pub(crate) generation: Generation,
     pub(crate) number: u64,
     pub(crate) refused: Refused,
+    /// The routes that it has taken. Of a listener that it does not have it asks for none: those it may have refused as well.
+    pub(crate) routes: BTreeSet<String>,
 }
 
 /// What Envoy refuses of what is wanted, and why.
@@ -317,7 +319,7 @@ impl Delta {
             Kind::ALL.into_iter().filter_map(|kind| self.response(kind).map(Effect::Send)).collect();
         if Kind::ALL.into_iter().all(|kind| self.is_settled(kind)) {
             let Model { generation, number, .. } = *self.model;
-            let settled = Settled { generation, number, refused: self.refused() };
+            let settled = Settled { generation, number, refused: self.refused(), routes: self.routes() };
             if self.told.as_ref() != Some(&settled) {
                 self.told = Some(settled.clone());
                 effects.push(Effect::Settled(settled));
@@ -333,6 +335,13 @@ impl Delta {
             refused.map(|(name, why)| ((*kind, name), why)).collect::<Vec<_>>()
         };
         self.kinds.iter().flat_map(of).collect()
+    }
+
+    /// Those that it has as they are wanted.
+    fn routes(&self) -> BTreeSet<String> {
+        let Some(held) = self.kinds.get(&Kind::Routes) else { return BTreeSet::new() };
+        let has = self.model.of(Kind::Routes).iter().filter(|(name, wanted)| held.has(name, wanted));
+        has.map(|(name, _)| name.clone()).collect()
     }
 
     fn response(&mut self, kind: Kind) -> Option<Response> {
@@ -449,7 +458,8 @@ mod tests {
                 let removed: String = response.removed.iter().map(|name| format!(" -{name}")).collect();
                 format!("{:?}{upserts}{removed} #{}", response.kind, response.nonce)
             }
-            Effect::Settled(Settled { generation, refused, .. }) => {
+            Effect::Settled(Settled { generation, refused, routes, .. }) => {
+                assert!(routes.iter().all(|name| !refused.contains_key(&(Kind::Routes, name.clone()))));
                 let but = |((kind, name), why): (&(Kind, String), &String)| format!(" but {kind:?} {name}: {why}");
                 format!("settled {generation}{}", refused.iter().map(but).collect::<String>())
             }
@@ -606,11 +616,14 @@ mod tests {
         stream.check(ack(Kind::Cluster, "1"), &[]);
         stream.check(ack(Kind::Endpoints, "2"), &["Listener +http@1 #3"]);
         // It asks for no routes of a listener that it has not.
+        let routes = |stream: &Stream| stream.delta.told.as_ref().map(|told| told.routes.iter().cloned().collect());
         stream.check(nack(Kind::Listener, "3", "cannot bind"), &["settled 1 but Listener http: cannot bind"]);
+        assert_eq!(routes(&stream), Some(Vec::new()), "nobody knows what it says of them");
         stream.later(1, &["Listener +http@1 #4"]);
         stream.check(ask(Kind::Routes, &["http"]), &["Routes +http@1 #5"]);
         stream.check(ack(Kind::Listener, "4"), &[]);
         stream.check(ack(Kind::Routes, "5"), &["settled 1"]);
+        assert_eq!(routes(&stream), Some(vec!["http".to_owned()]));
     }
 
     #[test]

@@ -422,7 +422,7 @@ impl Loop {
     /// One look at the world.
     fn reconcile(&mut self, now: Now) {
         let serving = self.edge.serving;
-        self.published.edge_serves(serving, !self.replaces_unread(), &mut self.effects);
+        self.published.edge_serves(serving, &mut self.effects);
         self.drive_slots(now);
         if self.node.adopted {
             self.drive_snapshots();

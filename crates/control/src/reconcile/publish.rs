@@ -18,7 +18,7 @@ use bowline_core::time::{Mono, Timestamp};
 
 use super::effects::Effect;
 use super::release::Place;
-use super::unread::serve_unread;
+use super::unread::{replaces_unread, serve_unread};
 use super::world::{AppWorld, Apps, Stable};
 use crate::certs::Leaf;
 
@@ -47,6 +47,9 @@ pub(crate) struct Published {
     uncertified: BTreeMap<HostName, Mono>,
     /// The generation that was sealed last.
     sealed: Generation,
+    /// What is handed out leads to a release that is about to take the place of one that cannot be read: what was served of that is known from
+    /// the table that was sealed last alone.
+    replaces_unread: bool,
     ordered: Ordered,
     /// What the edge was last told to answer authorities, and the first table that said so.
     challenged: BTreeMap<HostName, (Challenge, Generation)>,
@@ -103,6 +106,7 @@ impl Published {
             certifying: BTreeSet::new(),
             uncertified: BTreeMap::new(),
             sealed: Generation(0),
+            replaces_unread: false,
             ordered: Ordered::default(),
             challenged: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -138,8 +142,8 @@ impl Published {
     }
 
     /// The edge may hold a table of a daemon whose store was lost: ours must be above it, or it is refused.
-    /// `seals`: what it serves is what the next daemon goes on with.
-    pub(crate) fn edge_serves(&mut self, serving: Option<Generation>, seals: bool, effects: &mut Vec<Effect>) {
+    /// What it serves is what the next daemon goes on with, unless that would know less than before.
+    pub(crate) fn edge_serves(&mut self, serving: Option<Generation>, effects: &mut Vec<Effect>) {
         self.tables.serving(serving);
         self.serving = serving;
         let Some(serving) = serving else { return };
@@ -150,7 +154,7 @@ impl Published {
             self.asked.clear();
         }
         let is_new = |edge: &&Arc<EdgeDesired>| edge.table.generation == serving && serving > self.sealed;
-        if let Some(edge) = self.edge.as_ref().filter(|_| seals).filter(is_new) {
+        if let Some(edge) = self.edge.as_ref().filter(|_| !self.replaces_unread).filter(is_new) {
             self.sealed = serving;
             effects.push(Effect::Snapshot(Arc::clone(edge)));
         }
@@ -227,9 +231,12 @@ impl Published {
         }
         let certificates = self.certificates_of(&table, given);
         let unchanged = |edge: &&Arc<EdgeDesired>| *edge.table == table && *edge.certificates == certificates;
+        let replaces_unread = replaces_unread(apps);
         if self.edge.as_ref().filter(unchanged).is_some() {
+            self.replaces_unread &= replaces_unread;
             return;
         }
+        self.replaces_unread = replaces_unread;
         let table = Table { generation: self.next_generation(), ..table };
         self.tables.sent(&table);
         self.challenge(&table);

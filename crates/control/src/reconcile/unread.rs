@@ -114,6 +114,11 @@ pub(crate) fn serve_unread(table: &mut Table, apps: &Apps, endpoints: &BTreeMap<
     }
 }
 
+/// Whether a release is about to take the place of one: of that there are no rules.
+pub(crate) fn replaces_unread(apps: &Apps) -> bool {
+    apps.values().any(|app| app.unread.is_some() && app.live.is_some())
+}
+
 impl Loop {
     /// What an app that cannot be read is served on stays its own, and so does its host for whoever does not speak for it.
     pub(crate) fn check_unread(&self, key: &AppKey, app: &App, scope: &Scope) -> Result<(), Fault> {
@@ -139,12 +144,6 @@ impl Loop {
     /// Whether anything of this daemon's apps cannot be read.
     pub(crate) fn has_unread(&self) -> bool {
         self.apps.values().any(|app| app.unread.is_some())
-    }
-
-    /// Whether a release is about to take the place of one. Until it has, what was served of that is known from the table that was sealed
-    /// last alone.
-    pub(crate) fn replaces_unread(&self) -> bool {
-        self.apps.values().any(|app| app.unread.is_some() && app.live.is_some())
     }
 
     pub(crate) fn unread_apps(&self) -> BTreeSet<AppKey> {

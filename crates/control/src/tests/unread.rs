@@ -515,3 +515,28 @@ fn whatever_dies_while_it_is_brought_out_again_it_is_served() {
         }
     }
 }
+
+/// What it asks for has a host of its own: as it goes, that of before has no certificate for a moment.
+#[test]
+fn whatever_dies_as_a_release_is_refused_what_cannot_be_read_is_served() {
+    let odd =
+        "[route.odd]\npath = \"/odd\"\nto = \"web\"\nhosts = [\"other.localhost\"]\ntls = \"local\"\n[environment";
+    let file = FILE.replace("[environment", odd).replace("beside.localhost", "other.localhost");
+    for effects in 0.. {
+        let (mut world, mut daemon) = two();
+        world.write("bowline.toml", &file);
+        (daemon.effects_left, world.refuses) = (Some(effects), Some("odd"));
+        let order = world.order("beside");
+        world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+        let has_died = world.run(&mut daemon) == End::Crashed;
+        drop(daemon);
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        assert_eq!(hosts(&world), ["beside.localhost", "shop.localhost"], "after {effects} effects");
+        assert!(world.served().contains(&"beside/shop.web.r1.0.1".to_owned()), "after {effects}: {:?}", world.served());
+        if !has_died {
+            assert!(effects > 20, "a whole change has more than {effects} effects");
+            break;
+        }
+    }
+}

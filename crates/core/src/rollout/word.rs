@@ -111,9 +111,7 @@ impl Rollout {
         if self.live() != Some(candidate) {
             return Word::Taken;
         }
-        if let Some(refusal) = own().find(|refusal| refusal.part == Part::Listener) {
-            return Word::Silent(Silence::Stuck(refusal.fault.in_one_line()));
-        }
+        // First: what is refused of it already does not wait for anybody to listen.
         let of_routes = |refusal: &&Refusal| match refusal.part {
             Part::Host(_) | Part::Route(_) => true,
             // One that is not taken now may be taken later, and is no part of a release.
@@ -122,6 +120,9 @@ impl Rollout {
         };
         if let Some(refusal) = own().find(of_routes) {
             return Word::Refused(self.refused(key, refusal));
+        }
+        if let Some(refusal) = own().find(|refusal| refusal.part == Part::Listener) {
+            return Word::Silent(Silence::Stuck(refusal.fault.in_one_line()));
         }
         match whole(Part::Routes) {
             Some(fault) => Word::Silent(Silence::Vague(fault.message.clone())),
@@ -221,6 +222,9 @@ mod tests {
         let stuck = || Silence::Stuck("Envoy refused routes: no such filter".into());
         silent(&seen(7, vec![refusal("shop", Part::Listener)]), Some(7), stuck());
         assert_eq!(says(Phase::Promote, &seen(7, vec![refusal("board", Part::Listener)]), Some(7)), Word::Taken);
+        let known = vec![refusal("shop", Part::Listener), refusal("shop", Part::Host(host()))];
+        let word = says(Phase::Promote, &seen(7, known), Some(7));
+        assert!(matches!(word, Word::Refused(_)), "its routes are refused, whoever listens: {word:?}");
         silent(&seen(6, vec![refusal("board", Part::Table)]), Some(7), stuck());
         assert!(stuck().to_string().ends_with("no such filter, and no routes are taken before that"));
     }

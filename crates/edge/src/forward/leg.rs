@@ -18,7 +18,7 @@ use crate::grpc::Code;
 use crate::h1::{BadUpstream, Framing};
 use crate::h2c::{self, Piece};
 use crate::request::Request;
-use crate::upstream::{self, Upstream};
+use crate::upstream::Upstream;
 use crate::worker::BUFFER;
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Leg {
                 let stream = match kept {
                     Some(stream) => stream,
                     // Rare, and every connection would have room for it.
-                    None => Box::pin(worker.with_room(|| upstream::connect(endpoint.address))).await?,
+                    None => Box::pin(worker.connect(endpoint.address)).await?,
                 };
                 Ok((Self::Bytes(Upstream::Instance(stream, ticket)), pooled))
             }
@@ -48,7 +48,7 @@ impl Leg {
                 let pooled = kept.is_some();
                 let lease = match kept {
                     Some(lease) => lease,
-                    None => Box::pin(worker.with_room(|| worker.streams.open(&endpoint))).await?,
+                    None => Box::pin(worker.streams.open(worker, &endpoint)).await?,
                 };
                 Ok((Self::Stream(Box::new(h2c::Stream::new(lease, ticket))), pooled))
             }

@@ -3,6 +3,8 @@
 //! A host whose routes are refused stays as it was in the table that Envoy has taken last, until its site is another one. Where nobody says
 //! which of several hosts it is, half of them are told at a time. Of an Envoy that was found nobody knows what it had taken: of the hosts without
 //! HTTPS it is told all but one, each in turn, so that it lets go of none that it serves well.
+//!
+//! An Envoy that cannot listen for plain HTTP asks for no routes of it: it has neither taken nor refused those.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -69,11 +71,14 @@ impl Confined {
         Arc::new(EdgeDesired { table: Arc::new(table), certificates: Arc::clone(&wanted.certificates) })
     }
 
-    /// Envoy has all that it was `told` but what it refuses.
-    pub(super) fn settled(&mut self, told: &EdgeDesired, refused: &Refused) -> Next {
+    /// Envoy has all that it was `told` but what it refuses, and what it has not asked for; of routes it has these.
+    pub(super) fn settled(&mut self, told: &EdgeDesired, refused: &Refused, has: &BTreeSet<String>) -> Next {
         let routes = refused.iter().filter(|((kind, _), _)| *kind == Kind::Routes);
         let routes: BTreeMap<&str, &String> = routes.map(|((_, name), why)| (name.as_str(), why)).collect();
-        let Some(taken) = &self.taken else { return self.take_all(told, routes.contains_key(PLAIN)) };
+        let asks = has.contains(PLAIN) || routes.contains_key(PLAIN);
+        let Some(taken) = &self.taken else {
+            return if asks { self.take_all(told, routes.contains_key(PLAIN)) } else { Next::Nothing };
+        };
         let taken = &taken.sites;
         let changed: Vec<_> = told.table.sites.iter().filter(|(host, site)| taken.get(*host) != Some(*site)).collect();
         let own = changed.iter().filter_map(|(host, site)| {
@@ -84,6 +89,10 @@ impl Confined {
         if !own.is_empty() {
             self.refused.extend(own);
             return Next::Tell;
+        }
+        if !asks {
+            self.take_secure(told, has);
+            return Next::Nothing;
         }
         // What is refused of HTTPS for long, as since a certificate is another one, is one host's own: the plain routes of all are taken.
         let Some(why) = routes.get(PLAIN) else { return self.take_all(told, false) };
@@ -116,6 +125,22 @@ impl Confined {
         if self.doubtful.pop().is_some() { Next::Tell } else { Next::Nothing }
     }
 
+    /// Envoy asks for no plain routes. A site that it has over HTTPS is taken as it is; of all others nobody knows.
+    fn take_secure(&mut self, told: &EdgeDesired, has: &BTreeSet<String>) {
+        let Some(taken) = &mut self.taken else { return };
+        let told = &told.table.sites;
+        let is_new = |host: &HostName, site: &Arc<Site>| {
+            taken.sites.get(host) != Some(site) && has.contains(&format!("{SECURE}{host}"))
+        };
+        let new: Vec<_> = told.iter().filter(|(host, site)| is_new(host, site)).collect();
+        if new.is_empty() && taken.sites.keys().all(|host| told.contains_key(host)) {
+            return;
+        }
+        let sites = &mut Arc::make_mut(taken).sites;
+        sites.retain(|host, _| told.contains_key(host));
+        sites.extend(new.into_iter().map(|(host, site)| (host.clone(), Arc::clone(site))));
+    }
+
     /// It is being found out what of the table that was asked for last is refused.
     pub(super) fn is_finding_out(&self) -> bool {
         self.turns.is_some() || !self.doubtful.is_empty()
@@ -124,6 +149,11 @@ impl Confined {
     /// Hosts whose routes are refused, and why.
     pub(super) fn refused(&self) -> impl Iterator<Item = (&HostName, &str)> {
         self.refused.iter().map(|(host, (_, why))| (host, why.as_str()))
+    }
+
+    /// Whether Envoy has taken a site of this host before, which it goes on with where another one is refused.
+    pub(super) fn is_served(&self, host: &HostName) -> bool {
+        self.taken.as_ref().is_some_and(|taken| taken.sites.contains_key(host))
     }
 }
 
@@ -163,7 +193,7 @@ mod tests {
                     self.fewest = self.fewest.min(told.table.sites.len());
                 }
                 let refused = is_refused.then(|| ((Kind::Routes, PLAIN.to_owned()), "why".to_owned()));
-                if self.confined.settled(&told, &refused.into_iter().collect()) == Next::Nothing {
+                if settled(&mut self.confined, &told, &refused.into_iter().collect()) == Next::Nothing {
                     let text = |(host, site): (&HostName, &Arc<Site>)| match site.tls {
                         SiteTls::Off => format!("+{host}"),
                         SiteTls::Both => host.to_string(),
@@ -176,6 +206,14 @@ mod tests {
         fn refused(&self) -> String {
             self.confined.refused().map(|(host, why)| format!("{host}: {why}")).collect::<Vec<_>>().join(", ")
         }
+    }
+
+    /// An Envoy that asks for all routes has those that it does not refuse.
+    fn settled(confined: &mut Confined, told: &EdgeDesired, refused: &Refused) -> Next {
+        let secure = told.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Both);
+        let all = secure.map(|(host, _)| format!("{SECURE}{host}")).chain([PLAIN.to_owned()]);
+        let has = all.filter(|name| !refused.contains_key(&(Kind::Routes, name.clone()))).collect();
+        confined.settled(told, refused, &has)
     }
 
     fn picky(refuses: &'static [&'static str]) -> Picky {
@@ -228,20 +266,20 @@ mod tests {
         let mut confined = Confined::new(false);
         let all = desired(&NAMES.map(|name| (name, SiteTls::Both)));
         let refused = [PLAIN, "https/d.test"].map(|name| ((Kind::Routes, name.to_owned()), "why".to_owned()));
-        assert_eq!(confined.settled(&all, &refused.into()), Next::Tell);
+        assert_eq!(settled(&mut confined, &all, &refused.into()), Next::Tell);
         assert_eq!(confined.refused().map(|(host, _)| host.as_str()).collect::<Vec<_>>(), ["d.test"]);
         let told = confined.table(&all);
         assert_eq!(told.table.sites.len(), 5);
-        assert_eq!(confined.settled(&told, &Refused::new()), Next::Nothing);
+        assert_eq!(settled(&mut confined, &told, &Refused::new()), Next::Nothing);
     }
 
     #[test]
     fn what_nobody_has_changed_is_not_told_without_end() {
         let mut confined = Confined::new(false);
         let all = desired(&[("a.test", SiteTls::Both)]);
-        assert_eq!(confined.settled(&all, &Refused::new()), Next::Nothing);
+        assert_eq!(settled(&mut confined, &all, &Refused::new()), Next::Nothing);
         let refused: Refused = [((Kind::Routes, PLAIN.to_owned()), "why".to_owned())].into();
-        assert_eq!(confined.settled(&all, &refused), Next::Nothing);
+        assert_eq!(settled(&mut confined, &all, &refused), Next::Nothing);
     }
 
     /// As since a certificate's key is another one.
@@ -256,7 +294,7 @@ mod tests {
                 let is_bad = told.table.sites.contains_key(&HostName::new("bad.localhost").unwrap());
                 let names = ["https/x.localhost", PLAIN].into_iter().take(if is_bad { 2 } else { 1 });
                 let refused = names.map(|name| ((Kind::Routes, name.to_owned()), "why".to_owned())).collect();
-                if confined.settled(&told, &refused) == Next::Nothing {
+                if settled(confined, &told, &refused) == Next::Nothing {
                     return told.table.sites.keys().map(ToString::to_string).collect::<Vec<_>>();
                 }
             };
@@ -269,5 +307,53 @@ mod tests {
             assert!(confined.refused().any(|(host, _)| host.as_str() == "bad.localhost"));
             assert!(!confined.is_finding_out());
         }
+    }
+
+    /// An Envoy that cannot listen for plain HTTP has the routes of HTTPS alone.
+    fn settled_unheard(confined: &mut Confined, told: &EdgeDesired, refused: &[&str]) -> Next {
+        let listener = ((Kind::Listener, PLAIN.to_owned()), "address in use".to_owned());
+        let routes = refused.iter().map(|host| ((Kind::Routes, format!("{SECURE}{host}")), "why".to_owned()));
+        let secure = told
+            .table
+            .sites
+            .iter()
+            .filter(|(host, site)| site.tls == SiteTls::Both && !refused.contains(&host.as_str()));
+        let has = secure.map(|(host, _)| format!("{SECURE}{host}")).collect();
+        confined.settled(told, &routes.chain([listener]).collect(), &has)
+    }
+
+    #[test]
+    fn plain_routes_that_were_not_asked_for_are_not_taken() {
+        for is_found in [false, true] {
+            let mut envoy = Picky { confined: Confined::new(is_found), ..picky(&["c.test"]) };
+            let all = desired(&NAMES.map(|name| (name, SiteTls::Off)));
+            assert_eq!(settled_unheard(&mut envoy.confined, &all, &[]), Next::Nothing);
+            assert!(!envoy.confined.is_finding_out());
+            // Now it listens, and says what it has of them.
+            assert_eq!(envoy.tell(&all), "+a.test +b.test +d.test +e.test +f.test");
+            assert_eq!(envoy.refused(), "c.test: why", "{is_found}");
+        }
+    }
+
+    #[test]
+    fn what_is_served_over_https_alone_stays_as_it_was_too() {
+        let site = |app: &str| Site { tls: SiteTls::Both, rules: vec![super::super::faults::tests::rule(app)] };
+        let told = |sites: &[(&str, &str)]| {
+            let sites = sites.iter().map(|(host, app)| (HostName::new(host).unwrap(), Arc::new(site(app)))).collect();
+            Arc::new(EdgeDesired { table: Arc::new(Table { sites, ..Table::default() }), ..EdgeDesired::default() })
+        };
+        let mut confined = Confined::new(false);
+        let before = told(&[("a.test", "old"), ("b.test", "old")]);
+        assert_eq!(settled_unheard(&mut confined, &before, &[]), Next::Nothing);
+        // Whatever becomes of what has not changed.
+        assert_eq!(settled_unheard(&mut confined, &before, &["b.test"]), Next::Nothing);
+        let after = told(&[("a.test", "new"), ("b.test", "old")]);
+        assert_eq!(settled_unheard(&mut confined, &after, &["a.test", "b.test"]), Next::Tell);
+        assert_eq!(confined.table(&after).table, before.table);
+        assert_eq!(confined.refused().map(|(host, _)| host.as_str()).collect::<Vec<_>>(), ["a.test"]);
+        // One that went is not what another one goes back to.
+        assert_eq!(settled_unheard(&mut confined, &told(&[("b.test", "old")]), &[]), Next::Nothing);
+        assert!(!confined.is_served(&HostName::new("a.test").unwrap()));
+        assert!(confined.is_served(&HostName::new("b.test").unwrap()));
     }
 }

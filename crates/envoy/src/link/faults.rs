@@ -48,7 +48,10 @@ impl Troubles<'_> {
             let apps = self.apps_of(host.as_str());
             let fault = Fault::new(FaultKind::Failed, format!("Envoy refused routes{}", of(&apps, host.as_str())));
             let fault = self.routes_on(host).into_iter().fold(fault, Fault::caused_by).caused_by(why);
-            let fault = fault.hint(format!("{host} is served as it was before, as long as that release runs"));
+            let fault = fault.hint(match self.confined.is_served(host) {
+                true => format!("{host} is served as it was before, as long as that release runs"),
+                false => format!("nobody is led to {host} before its routes are other ones"),
+            });
             Refusal { apps, part: Part::Host(host.clone()), fault }
         });
         let left_out = self.left_out.iter().map(|(rule, why)| {
@@ -141,7 +144,8 @@ fn of(apps: &BTreeSet<AppKey>, name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::confined::PLAIN;
     use super::*;
 
     use bowline_core::app::{BodyLimit, PathPrefix};
@@ -154,7 +158,7 @@ mod tests {
         AppKey { env: EnvName::new("local").unwrap(), app: AppName::new(app).unwrap() }
     }
 
-    fn rule(app: &str) -> Rule {
+    pub(in super::super) fn rule(app: &str) -> Rule {
         Rule {
             id: RuleId { key: key(app), route: RouteName::new("main").unwrap() },
             prefix: PathPrefix::root(),
@@ -222,12 +226,24 @@ mod tests {
         let mut confined = Confined::new(false);
         let told = desired();
         let refused = [((Kind::Routes, "https/shop.localhost".to_owned()), "why".to_owned())].into();
-        confined.settled(&told, &refused);
+        let plain = || BTreeSet::from([PLAIN.to_owned()]);
+        confined.settled(&told, &refused, &plain());
         let (edge, apps) = faults(&[], &confined, &["board"]);
+        let hint = |edge: &Option<Fault>| edge.as_ref().and_then(|fault| fault.hint.clone()).unwrap();
+        assert_eq!(hint(&edge), "nobody is led to shop.localhost before its routes are other ones");
         let left_out = "Envoy cannot do what route main of local/board asks for: it answers 503";
         assert_eq!(apps, ["local/shop: Envoy refused routes of local/shop".into(), format!("local/board: {left_out}")]);
         let causes = ["route main on shop.localhost".to_owned(), "why".to_owned(), format!("and: {left_out}")];
         assert_eq!(edge.unwrap().causes, causes);
         assert_eq!(faults(&[], &Confined::new(false), &[]), (None, Vec::new()));
+
+        // What was taken before goes on.
+        let mut confined = Confined::new(false);
+        let mut before = told.clone();
+        Arc::make_mut(&mut before.table).sites.values_mut().for_each(|site| Arc::make_mut(site).rules.clear());
+        confined.settled(&before, &Refused::new(), &plain());
+        confined.settled(&told, &refused, &plain());
+        let (edge, _) = faults(&[], &confined, &[]);
+        assert_eq!(hint(&edge), "shop.localhost is served as it was before, as long as that release runs");
     }
 }

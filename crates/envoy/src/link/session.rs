@@ -429,13 +429,13 @@ impl Session {
     }
 
     /// Envoy has all of a model, but what it refuses.
-    fn settled(&mut self, Settled { generation, number, refused }: Settled) {
+    fn settled(&mut self, Settled { generation, number, refused, routes }: Settled) {
         let is_latest = self.model.borrow().number == number;
         if is_latest {
             for ((kind, name), why) in refused.iter().filter(|(one, why)| self.refused.get(*one) != Some(*why)) {
                 tracing::error!(%generation, kind = kind.what(), name, why, "Envoy refused what it was to serve");
             }
-            let next = self.confined.settled(&self.told, &refused);
+            let next = self.confined.settled(&self.told, &refused, &routes);
             self.refused = refused;
             match next {
                 Next::Tell => self.make(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use bowline_core::app::Protocol;
 use bowline_core::id::InstanceId;
 use bowline_core::route::outlier::FAILURES;
+use bowline_core::route::retry::{LEAST, SHARE};
 use bowline_core::route::{Cohort, PoolId};
 use serde_json::{Value, json};
 
@@ -39,9 +40,9 @@ pub(super) fn of(name: &str, id: &PoolId, told: &Told) -> Value {
         "max_connections": NO_BOUND,
         "max_pending_requests": NO_BOUND,
         "max_requests": NO_BOUND,
-        // One in five, as the embedded edge. Of an instance that dies all that it was asked is tried once more at the same time: Envoy's bound
+        // As the embedded edge. Of an instance that dies all that it was asked is tried once more at the same time: Envoy's bound
         // is of those, not of a time.
-        "retry_budget": { "budget_percent": { "value": 20.0 }, "min_retry_concurrency": 100 },
+        "retry_budget": { "budget_percent": { "value": 100.0 / f64::from(SHARE) }, "min_retry_concurrency": LEAST },
     });
     json!({
         "name": name,

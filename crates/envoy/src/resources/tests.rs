@@ -6,7 +6,7 @@ use bowline_core::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protoc
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
     ApiSite, Certificate, Challenge, Credentials, Flow, Gate, Maintenance, Policies, Proof, RateLimit, Rule, Site,
-    SiteTls, Split, Table, Transfer,
+    SiteTls, Split, Table, Transfer, retry,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Rate, Share, Weight};
@@ -320,6 +320,16 @@ fn an_instance_that_is_drained_is_told() {
     let spared = &resources.clusters["local/shop.web.r9"]["common_lb_config"]["healthy_panic_threshold"];
     assert_eq!(spared, &json!({ "value": 1.0 }), "who is still led there finds it, for want of another");
     assert_eq!(resources.listeners.keys().collect::<Vec<_>>(), ["http"]);
+}
+
+/// As the embedded edge has it: the same share, and as many at least.
+#[test]
+fn what_may_be_tried_again_is_a_share_and_what_one_instance_had() {
+    let resources = all(&desired(vec![rule("/", forward(&[(1, 100)], false))]));
+    let thresholds = &resources.clusters["local/shop.web.r1"]["circuit_breakers"]["thresholds"];
+    let expected = json!({ "budget_percent": { "value": 20.0 }, "min_retry_concurrency": 100 });
+    assert_eq!(thresholds[0]["retry_budget"], expected);
+    assert_eq!((100 / retry::SHARE, retry::LEAST), (20, 100));
 }
 
 fn gone_endpoints() -> BTreeMap<bowline_core::id::InstanceId, SocketAddr> {
