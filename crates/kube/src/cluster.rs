@@ -6,7 +6,7 @@ use std::time::Duration;
 use bowline_core::fault::{Fault, FaultKind};
 use futures_util::{AsyncBufRead, AsyncReadExt, StreamExt, TryStreamExt, stream};
 use http::{Method, Request};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -53,10 +53,22 @@ pub(crate) struct Place {
     namespaced: bool,
 }
 
+/// [`Cluster::put`] of anything that may be asked twice.
+pub(crate) async fn patiently<T, A: Future<Output = Result<T, Refusal>>>(ask: impl Fn() -> A) -> Result<T, Refusal> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Err(refusal) if refusal.is_away() && began.elapsed() < AWAY => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+}
+
 /// A namespace, as somebody whom a context of the kubeconfig names.
 pub struct Cluster {
     client: Client,
-    context: String,
+    /// `None`: the cluster that this runs in, as the account of its pod.
+    context: Option<String>,
     namespace: String,
     /// By `group/version` and kind; a version that was asked for and is not served has none.
     kinds: BTreeMap<String, BTreeMap<String, Place>>,
@@ -71,6 +83,29 @@ impl std::fmt::Debug for Cluster {
             .field("context", &self.context)
             .field("namespace", &self.namespace)
             .finish_non_exhaustive()
+    }
+}
+
+const PLACES: &str = "a kubeconfig lies in ~/.kube/config, or where KUBECONFIG says";
+
+fn nowhere(context: Option<&str>, error: &dyn std::error::Error) -> Fault {
+    let what =
+        context.map_or_else(|| "the cluster that this runs in".to_owned(), |context| format!("context {context}"));
+    Fault::new(FaultKind::Invalid, format!("{what} leads nowhere")).source(error).hint(PLACES)
+}
+
+/// Nobody has written one; one that cannot be read is another matter.
+fn is_none(error: &KubeconfigError) -> bool {
+    matches!(error, KubeconfigError::FindPath)
+        || matches!(error, KubeconfigError::ReadConfig(error, _) if error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// As a shell takes it for one word.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@+=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -94,15 +129,25 @@ pub struct How {
 }
 
 impl Cluster {
-    /// Nothing is asked yet. `None`: what the kubeconfig means.
+    /// Nothing is asked yet. `None`: what the kubeconfig means; in a pod without one, the cluster that it runs in.
     ///
     /// # Errors
     /// There is no kubeconfig, or none that can be read, or not this context.
     pub async fn connect(context: Option<&str>, namespace: Option<&str>) -> Result<Self, Fault> {
-        const PLACES: &str = "a kubeconfig lies in ~/.kube/config, or where KUBECONFIG says";
         let wrong = |message: String| Fault::new(FaultKind::Invalid, message);
-        let known = Kubeconfig::read()
-            .map_err(|error| wrong("no cluster is known here".to_owned()).source(&error).hint(PLACES))?;
+        let known = match Kubeconfig::read() {
+            Ok(known) => known,
+            Err(error) => {
+                // Whoever names a context means no other place.
+                if context.is_none()
+                    && is_none(&error)
+                    && let Ok(config) = Config::incluster()
+                {
+                    return Self::within(config, None, namespace);
+                }
+                return Err(wrong("no cluster is known here".to_owned()).source(&error).hint(PLACES));
+            }
+        };
         let contexts: Vec<String> = known.contexts.iter().map(|one| one.name.clone()).collect();
         let context = context.map(str::to_owned).or_else(|| known.current_context.clone());
         let context = context.filter(|name| !name.is_empty());
@@ -115,14 +160,30 @@ impl Cluster {
                 .hint(format!("it has {}", contexts.join(", "))));
         }
         let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-        let unfit = |error: &dyn std::error::Error| {
-            wrong(format!("context {context} leads nowhere")).source(error).hint(PLACES)
-        };
-        let mut config = Config::from_custom_kubeconfig(known, &options).await.map_err(|error| unfit(&error))?;
+        let config = Config::from_custom_kubeconfig(known, &options).await;
+        let config = config.map_err(|error| nowhere(Some(&context), &error))?;
+        Self::within(config, Some(context), namespace)
+    }
+
+    fn within(mut config: Config, context: Option<String>, namespace: Option<&str>) -> Result<Self, Fault> {
         config.connect_timeout = Some(CONNECT);
         let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_owned);
-        let client = Client::try_from(config).map_err(|error| unfit(&error))?;
+        let client = Client::try_from(config).map_err(|error| nowhere(context.as_deref(), &error))?;
         Ok(Self { client, context, namespace, kinds: BTreeMap::new(), claim: None, answers: ANSWERS })
+    }
+
+    /// The namespace `shop` of a server of tests.
+    #[cfg(test)]
+    pub(crate) fn of_tests(address: std::net::SocketAddr) -> Self {
+        let config = Config::new(format!("http://{address}").parse().expect("an address"));
+        Self {
+            client: Client::try_from(config).expect("nothing is asked yet"),
+            context: Some("tests".to_owned()),
+            namespace: "shop".to_owned(),
+            kinds: BTreeMap::new(),
+            claim: None,
+            answers: ANSWERS,
+        }
     }
 
     pub fn namespace(&self) -> &str {
@@ -131,7 +192,13 @@ impl Cluster {
 
     /// As `--to` says it.
     pub fn target(&self) -> String {
-        format!("kubernetes:{}/{}", self.context, self.namespace)
+        format!("kubernetes:{}/{}", self.context.as_deref().unwrap_or_default(), self.namespace)
+    }
+
+    /// A command for a person, which acts on this namespace of this cluster whatever their kubeconfig means otherwise.
+    pub fn kubectl(&self, words: &str) -> String {
+        let context = self.context.as_ref().map(|context| format!(" --context {}", word(context))).unwrap_or_default();
+        format!("kubectl{context} -n {} {words}", self.namespace)
     }
 
     pub fn client(&self) -> Client {
@@ -262,13 +329,7 @@ impl Cluster {
 
     /// [`Self::apply`], again where the server is away: the same applied twice is the same.
     pub(crate) async fn put(&self, object: &Object, how: How) -> Result<Value, Refusal> {
-        let began = Instant::now();
-        loop {
-            match self.apply(object, how).await {
-                Err(refusal) if refusal.is_away() && began.elapsed() < AWAY => tokio::time::sleep(PAUSE).await,
-                answer => return answer,
-            }
-        }
+        patiently(|| self.apply(object, how)).await
     }
 
     /// Server-side apply. A field that is unknown, or somebody else's, is refused.
@@ -295,9 +356,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// From now on it is said that somebody is there who brings the release of this record out.
-    pub(crate) fn claim(&mut self, record: &str) {
-        self.claim = Some((self.core(&format!("configmaps/{record}")), Instant::now()));
+    /// It is said that somebody is there who brings the release of this record out, from now on.
+    pub(crate) async fn claim(&mut self, record: &str) {
+        let path = self.core(&format!("configmaps/{record}"));
+        let _ = self.merge(&path, &beating(Some(now_ms()))).await;
+        self.claim = Some((path, Instant::now()));
     }
 
     /// Says so again, when it is time. Whoever does not hear it is told by what was applied.
@@ -389,16 +452,10 @@ mod tests {
                 stream.write_all(answer).unwrap();
             }
         });
-        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let mut cluster = Cluster::of_tests(address);
         let place = Place { plural: "configmaps".to_owned(), namespaced: true };
-        Cluster {
-            client: Client::try_from(config).unwrap(),
-            context: "tests".to_owned(),
-            namespace: "shop".to_owned(),
-            kinds: BTreeMap::from([("v1".to_owned(), BTreeMap::from([("ConfigMap".to_owned(), place)]))]),
-            claim: None,
-            answers: ANSWERS,
-        }
+        cluster.kinds = BTreeMap::from([("v1".to_owned(), BTreeMap::from([("ConfigMap".to_owned(), place)]))]);
+        cluster
     }
 
     const BROKEN: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nconnection: close\r\ncontent-length: 48\r\n\r\n{\"status\":\"Failure\",\"code\":500,\"message\":\"etcd\"}";
@@ -414,6 +471,26 @@ mod tests {
         let cluster = server(vec![BROKEN, b"", DONE]);
         let how = How { dry: false, take_over: false };
         assert_eq!(cluster.put(&config(), how).await.unwrap()["kind"], "ConfigMap");
+    }
+
+    #[tokio::test]
+    async fn commands_for_people_act_on_the_same_place() {
+        let mut cluster = server(Vec::new());
+        assert_eq!(cluster.kubectl("get pvc"), "kubectl --context tests -n shop get pvc");
+        cluster.context = Some("it's new".to_owned());
+        assert_eq!(cluster.kubectl("get pvc"), "kubectl --context 'it'\\''s new' -n shop get pvc");
+        cluster.context = None;
+        assert_eq!(
+            (cluster.kubectl("get pvc"), cluster.target()),
+            ("kubectl -n shop get pvc".to_owned(), "kubernetes:/shop".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_kubeconfig_that_cannot_be_read_is_not_none() {
+        let read = |kind: std::io::ErrorKind| KubeconfigError::ReadConfig(kind.into(), "config".into());
+        assert!(is_none(&KubeconfigError::FindPath) && is_none(&read(std::io::ErrorKind::NotFound)));
+        assert!(!is_none(&read(std::io::ErrorKind::PermissionDenied)) && !is_none(&KubeconfigError::KindMismatch));
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::object::{Object, Owner};
 
-/// Releases that are kept, beside the one that serves.
+/// Releases that are kept, beside the one that serves: of those that served and of those that did not come up.
 pub const KEPT: usize = 10;
 /// What is said of one, read at most: a ConfigMap has a mebibyte, which is packed.
 const MOST: u64 = 64 << 20;
@@ -151,12 +151,17 @@ pub fn serving(releases: &[Release]) -> Option<&Release> {
     all.max_by_key(|release| (release.served, release.number))
 }
 
-/// The one that somebody brings out just now.
+/// The one that somebody brings out just now, or back, or in another number.
 pub fn busy(releases: &[Release], now: u64) -> Option<&Release> {
     // The clocks of two machines are not the same.
     let is_fresh = |release: &&Release| release.beat.is_some_and(|beat| now.abs_diff(beat) < FRESH_MS);
-    let mut begun = releases.iter().filter(|release| release.state == State::Pending && release.why.is_none());
+    let mut begun = releases.iter().filter(|release| release.why.is_none());
     begun.rfind(is_fresh)
+}
+
+/// Whether nothing is left to be recorded: none has begun and not come to its end, and none serves beside another.
+pub fn is_settled(releases: &[Release]) -> bool {
+    !is_unfinished(releases) && releases.iter().filter(|release| release.state == State::Serves).count() < 2
 }
 
 /// Whether one has begun to come out and has not come to its end: it was cut off, or could not be taken back.
@@ -171,13 +176,9 @@ pub fn is_unfinished(releases: &[Release]) -> bool {
 /// There is none.
 pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> Result<&'a Release, Fault> {
     let serves = serving(releases);
-    let now = serves.filter(|_| !is_unfinished(releases)).map(|release| release.number);
-    let invalid = |message: String| {
-        Fault::new(FaultKind::Invalid, message)
-            .hint(format!("`bowline releases {} --env {}` lists them", owner.app, owner.env))
-    };
+    let invalid = |message: String| Fault::new(FaultKind::Invalid, message);
     match wanted {
-        Some(number) if Some(number) == now => Err(invalid(format!("release {number} of {owner} serves already"))),
+        // The one that serves, too: a way back that failed has left another half there.
         Some(number) => {
             let found = releases.iter().find(|release| release.number == number);
             let found = found.ok_or_else(|| invalid(format!("there is no release {number} of {owner}")))?;
@@ -190,7 +191,14 @@ pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> 
             }
         }
         None => {
-            let served = releases.iter().filter(|release| release.state == State::Served);
+            // Who was cut off has left two that serve.
+            let now = serves.map(|release| release.number);
+            let has_served = |release: &&Release| match release.state {
+                State::Served => true,
+                State::Serves => Some(release.number) != now,
+                State::Pending | State::Rejected => false,
+            };
+            let served = releases.iter().filter(has_served);
             let last = served.max_by_key(|release| (release.served, release.number));
             let last = serves.filter(|_| is_unfinished(releases)).or(last);
             last.ok_or_else(|| invalid(format!("no release of {owner} has served before this one")))
@@ -200,9 +208,16 @@ pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> 
 
 /// Records that are given up when this one has come out.
 pub fn outlived(releases: &[Release]) -> Vec<u32> {
-    let kept = releases.iter().filter(|release| release.state != State::Serves);
-    let numbers: Vec<u32> = kept.map(|release| release.number).collect();
-    numbers[..numbers.len().saturating_sub(KEPT)].to_vec()
+    let now = serving(releases).map(|release| release.number);
+    let others = releases.iter().filter(|release| Some(release.number) != now);
+    // However many do not come up, the way back stays.
+    let (mut served, mut failed): (Vec<&Release>, Vec<&Release>) = others.partition(|release| release.served.is_some());
+    served.sort_by_key(|release| (release.served, release.number));
+    failed.sort_by_key(|release| release.number);
+    let first = |all: &[&Release]| -> Vec<u32> {
+        all[..all.len().saturating_sub(KEPT)].iter().map(|release| release.number).collect()
+    };
+    [first(&served), first(&failed)].concat()
 }
 
 #[cfg(test)]
@@ -251,9 +266,21 @@ mod tests {
         check(None, Some(1));
         check(Some(2), Some(2));
         check(Some(3), None);
-        check(Some(4), None);
+        check(Some(4), Some(4));
         check(Some(9), None);
         assert!(back(&all[3..], &shop(), None).is_err(), "there was none before it");
+    }
+
+    #[test]
+    fn of_two_that_serve_the_one_before_has_served() {
+        let all = [
+            release(1, State::Served, Some(20)),
+            release(2, State::Serves, Some(50)),
+            release(3, State::Serves, Some(60)),
+        ];
+        assert_eq!(back(&all, &shop(), None).ok().map(|one| one.number), Some(2));
+        assert!(!is_settled(&all) && is_settled(&all[..2]));
+        assert!(!is_settled(&[release(1, State::Pending, None)]));
     }
 
     #[test]
@@ -285,7 +312,10 @@ mod tests {
         check(State::Pending, Some(now - 31_000), None, false);
         check(State::Pending, None, None, false);
         check(State::Pending, Some(now), Some("it could not be taken back"), false);
-        check(State::Serves, Some(now), None, false);
+        // Somebody goes back to it, or gives it another number.
+        check(State::Serves, Some(now), None, true);
+        check(State::Served, Some(now), None, true);
+        check(State::Serves, None, None, false);
         let mut record = encode(&shop(), &release(1, State::Pending, None)).unwrap();
         record["metadata"]["annotations"] = json!({ BEAT: "5" });
         assert_eq!(decode(&record).and_then(|release| release.beat), Some(5));
@@ -294,8 +324,19 @@ mod tests {
     #[test]
     fn ten_are_kept_beside_the_one_that_serves() {
         let mut all: Vec<_> = (1..=12).map(|number| release(number, State::Served, Some(1))).collect();
-        all[0].state = State::Serves;
+        all[0] = release(1, State::Serves, Some(9));
         assert_eq!(outlived(&all), [2]);
         assert_eq!(outlived(&all[..11]), Vec::<u32>::new());
+        // The one that served last is kept, whatever its number.
+        all[1].served = Some(8);
+        assert_eq!(outlived(&all), [3]);
+    }
+
+    #[test]
+    fn releases_that_do_not_come_up_give_up_no_way_back() {
+        let mut all = vec![release(1, State::Served, Some(1)), release(2, State::Serves, Some(2))];
+        all.extend((3..=13).map(|number| release(number, State::Rejected, None)));
+        assert_eq!(outlived(&all), [3]);
+        assert_eq!(back(&all, &shop(), None).ok().map(|one| one.number), Some(1));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::look::text;
 use crate::object::{Id, Object};
@@ -30,6 +30,8 @@ pub enum Lack {
         resource: String,
         wants: String,
         left: String,
+        /// It is wanted while one release takes over from another, and not before or after.
+        surge: bool,
     },
     /// A quota counts what containers do not say.
     Limit {
@@ -48,25 +50,28 @@ impl Lack {
     /// Whether nothing is applied before it is there.
     pub fn blocks(&self) -> bool {
         match self {
-            Self::Namespace(_) | Self::Kind { .. } | Self::Right { .. } | Self::Quota { .. } | Self::Limit { .. } => {
-                true
-            }
+            Self::Namespace(_) | Self::Kind { .. } | Self::Right { .. } | Self::Limit { .. } => true,
+            // What changes nothing of its pods needs none, and others may end meanwhile.
+            Self::Quota { surge, .. } => !surge,
             // They may come later, and all else runs.
             Self::IngressClass(_) | Self::StorageClass(_) | Self::Metrics { .. } => false,
         }
     }
 
-    pub fn remedy(&self) -> String {
+    /// `kubectl`: these words as a command for the same cluster.
+    pub fn remedy(&self, kubectl: impl Fn(&str) -> String) -> String {
         match self {
-            Self::Namespace(name) => format!("kubectl create namespace {name}"),
+            Self::Namespace(name) => kubectl(&format!("create namespace {name}")),
             Self::Kind { api, .. } => installs(api),
             Self::Right { role, .. } => {
+                let bind = kubectl(&format!("create rolebinding {role} --role={role} --user=YOU"));
                 format!(
-                    "whoever keeps the namespace applies the roles (bowline render kubernetes --roles) and binds this: kubectl create rolebinding {role} --role={role} --user=YOU"
+                    "whoever keeps the namespace applies the roles (bowline render kubernetes --roles) and binds this: {bind}"
                 )
             }
             Self::Quota { quota, .. } => {
-                format!("raise it (kubectl edit resourcequota {quota}), or ask for less: `scale` and `limits`")
+                let edit = kubectl(&format!("edit resourcequota {quota}"));
+                format!("raise it ({edit}), or ask for less: `scale` and `limits`")
             }
             Self::Limit { resource, .. } => match resource.contains("cpu") {
                 true => "say `limits = { cpu = 0.5 }` of each service".to_owned(),
@@ -74,7 +79,7 @@ impl Lack {
             },
             Self::IngressClass(_) => "install its controller, or say another: `kubernetes.ingress_class`".to_owned(),
             Self::StorageClass(_) => {
-                "say one that `kubectl get storageclass` lists: `kubernetes.storage_class`".to_owned()
+                format!("say one that `{}` lists: `kubernetes.storage_class`", kubectl("get storageclass"))
             }
             Self::Metrics { .. } => {
                 "install the metrics server (https://github.com/kubernetes-sigs/metrics-server)".to_owned()
@@ -94,7 +99,13 @@ impl fmt::Display for Lack {
                 let group = if group.is_empty() { String::new() } else { format!(".{group}") };
                 write!(f, "you may not {} {resource}{group} there", verbs.join(" or "))
             }
-            Self::Quota { quota, resource, wants, left } => {
+            Self::Quota { quota, resource, wants, left, surge: true } => {
+                write!(
+                    f,
+                    "the quota {quota} leaves {left} of {resource}, and {wants} is needed while one release takes over from another"
+                )
+            }
+            Self::Quota { quota, resource, wants, left, surge: false } => {
                 write!(f, "the quota {quota} leaves {left} of {resource}, and the release needs {wants}")
             }
             Self::Limit { quota, resource } => {
@@ -148,10 +159,12 @@ pub fn amount(text: &str) -> Option<i128> {
         "M" => 1_000_000_000,
         "G" => 1_000_000_000_000,
         "T" => 1_000_000_000_000_000,
+        "P" => 1_000_000_000_000_000_000,
         "Ki" => 1_000 << 10,
         "Mi" => 1_000 << 20,
         "Gi" => 1_000 << 30,
         "Ti" => 1_000 << 40,
+        "Pi" => 1_000 << 50,
         _ => return None,
     };
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
@@ -169,8 +182,31 @@ fn written(amount: i128, resource: &str) -> String {
     }
 }
 
-/// What does not fit into these quotas. `running`: how many pods each Deployment has now.
-pub fn quotas(objects: &[Object], quotas: &[Value], running: &BTreeMap<String, i64>) -> Vec<Lack> {
+/// What a container is given that says nothing of it: `requests` and `limits`, as these LimitRanges say. A request that is not said is
+/// as much as the limit.
+pub fn defaults(ranges: &[Value]) -> Value {
+    let mut all = json!({ "requests": {}, "limits": {} });
+    let limits = ranges.iter().flat_map(|range| range["spec"]["limits"].as_array().into_iter().flatten());
+    for limit in limits.filter(|limit| limit["type"] == "Container") {
+        for (kind, said) in
+            [("requests", &limit["default"]), ("requests", &limit["defaultRequest"]), ("limits", &limit["default"])]
+        {
+            for (resource, amount) in said.as_object().into_iter().flatten() {
+                all[kind][resource] = amount.clone();
+            }
+        }
+    }
+    all
+}
+
+/// What does not fit into these quotas. `running`: how many pods each Deployment has now. `defaults`: [those](defaults) of containers;
+/// `None`: they are not known.
+pub fn quotas(
+    objects: &[Object],
+    quotas: &[Value],
+    running: &BTreeMap<String, i64>,
+    defaults: Option<&Value>,
+) -> Vec<Lack> {
     let mut lacks = BTreeSet::new();
     for quota in quotas {
         let name = text(&quota["metadata"]["name"]).to_owned();
@@ -182,16 +218,27 @@ pub fn quotas(objects: &[Object], quotas: &[Value], running: &BTreeMap<String, i
         for (resource, hard) in quota["status"]["hard"].as_object().into_iter().flatten() {
             let used = amount(text(&quota["status"]["used"][resource])).unwrap_or_default();
             let Some(hard) = amount(text(hard)) else { continue };
-            match wants(objects, resource, running) {
+            match wants(objects, resource, running, defaults.unwrap_or(&Value::Null)) {
                 Wants::Nothing => {}
+                // It may be given what it does not say.
+                Wants::Unsaid if defaults.is_none() => {}
                 Wants::Unsaid => {
                     lacks.insert(Lack::Limit { quota: name.clone(), resource: resource.clone() });
                 }
-                Wants::More(more) if more > hard - used => {
-                    let (wants, left) = (written(more, resource), written((hard - used).max(0), resource));
-                    lacks.insert(Lack::Quota { quota: name.clone(), resource: resource.clone(), wants, left });
+                Wants::More { needs, surge } if needs + surge > hard - used => {
+                    let left = hard - used;
+                    let surges = needs <= left;
+                    let wants = written(if surges { needs + surge } else { needs }, resource);
+                    let left = written(left.max(0), resource);
+                    lacks.insert(Lack::Quota {
+                        quota: name.clone(),
+                        resource: resource.clone(),
+                        wants,
+                        left,
+                        surge: surges,
+                    });
                 }
-                Wants::More(_) => {}
+                Wants::More { .. } => {}
             }
         }
     }
@@ -201,11 +248,15 @@ pub fn quotas(objects: &[Object], quotas: &[Value], running: &BTreeMap<String, i
 enum Wants {
     Nothing,
     Unsaid,
-    More(i128),
+    More {
+        needs: i128,
+        /// Beside, while one takes over from another.
+        surge: i128,
+    },
 }
 
 /// What of a resource the pods need that come on top of those that run.
-fn wants(objects: &[Object], resource: &str, running: &BTreeMap<String, i64>) -> Wants {
+fn wants(objects: &[Object], resource: &str, running: &BTreeMap<String, i64>, defaults: &Value) -> Wants {
     let (kind, key) = match resource {
         "pods" | "count/pods" => ("", ""),
         "cpu" | "requests.cpu" => ("requests", "cpu"),
@@ -214,10 +265,10 @@ fn wants(objects: &[Object], resource: &str, running: &BTreeMap<String, i64>) ->
         "limits.memory" => ("limits", "memory"),
         _ => return Wants::Nothing,
     };
-    let mut all = 0;
+    let (mut needs, mut surge) = (0, 0);
     for object in objects.iter().filter(|object| ["Deployment", "StatefulSet"].contains(&text(&object.body["kind"]))) {
         let spec = &object.body["spec"];
-        let one = if key.is_empty() { Some(1_000) } else { each(&spec["template"]["spec"], kind, key) };
+        let one = if key.is_empty() { Some(1_000) } else { each(&spec["template"]["spec"], kind, key, defaults) };
         let Some(one) = one else { return Wants::Unsaid };
         let wanted = spec["replicas"].as_i64().unwrap_or(1);
         let there = running.get(text(&object.body["metadata"]["name"])).copied();
@@ -226,17 +277,21 @@ fn wants(objects: &[Object], resource: &str, running: &BTreeMap<String, i64>) ->
         let surges = there.is_some_and(|there| there > 0)
             && strategy["type"] != "Recreate"
             && object.body["kind"] == "Deployment";
-        let more = (wanted - there.unwrap_or_default()).max(0)
-            + i64::from(surges && strategy["rollingUpdate"]["maxSurge"] != 0);
-        all += one * i128::from(more);
+        needs += one * i128::from((wanted - there.unwrap_or_default()).max(0));
+        surge += one * i128::from(surges && strategy["rollingUpdate"]["maxSurge"] != 0);
     }
-    Wants::More(all)
+    Wants::More { needs, surge }
 }
 
-/// Of one pod. `None`: a container says nothing of it.
-fn each(spec: &Value, kind: &str, key: &str) -> Option<i128> {
-    let containers = spec["containers"].as_array()?;
-    containers.iter().map(|container| amount(container["resources"][kind][key].as_str()?)).sum()
+/// Of one pod. `None`: a container says nothing of it, and is given nothing.
+fn each(spec: &Value, kind: &str, key: &str, defaults: &Value) -> Option<i128> {
+    let of = |container: &Value| {
+        let resources = &container["resources"];
+        // A request that is not said is the limit that is, before anything else is asked.
+        let own = resources[kind][key].as_str().or_else(|| resources["limits"][key].as_str());
+        amount(own.or_else(|| defaults[kind][key].as_str())?)
+    };
+    spec["containers"].as_array()?.iter().map(of).sum()
 }
 
 /// What scales by what a metrics server measures.
@@ -255,8 +310,6 @@ pub fn classes(objects: &[Object], kind: &str, pointers: &[&str]) -> BTreeSet<St
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::object::Stage;
 
@@ -291,9 +344,9 @@ mod tests {
         let objects = [web(2, &json!({ "requests": { "memory": "64Mi" } }))];
         let check = |hard: Value, used: Value, running: &[(&str, i64)], expected: &[&str]| {
             let running = running.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-            let found = quotas(&objects, &[quota(&hard, &used)], &running);
+            let found = quotas(&objects, &[quota(&hard, &used)], &running, Some(&json!({})));
             assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
-            assert!(found.iter().all(Lack::blocks));
+            assert!(found.iter().all(|lack| lack.blocks() != lack.to_string().contains("takes over")));
         };
         check(json!({ "pods": "2" }), json!({ "pods": "0" }), &[], &[]);
         check(
@@ -304,8 +357,10 @@ mod tests {
         );
         // Two run, and a third stands beside them while they are replaced.
         check(json!({ "pods": "3" }), json!({ "pods": "2" }), &[("shop-web", 2)], &[]);
-        let full = ["the quota few leaves 0 of pods, and the release needs 1"];
+        let full = ["the quota few leaves 0 of pods, and 1 is needed while one release takes over from another"];
         check(json!({ "pods": "2" }), json!({ "pods": "2" }), &[("shop-web", 2)], &full);
+        let few = ["the quota few leaves 0 of pods, and the release needs 1"];
+        check(json!({ "pods": "1" }), json!({ "pods": "1" }), &[("shop-web", 1)], &few);
         let memory = ["the quota few leaves 100Mi of requests.memory, and the release needs 128Mi"];
         check(json!({ "requests.memory": "100Mi" }), json!({}), &[], &memory);
         check(
@@ -315,6 +370,40 @@ mod tests {
             &["the quota few counts limits.cpu, which not every container says"],
         );
         check(json!({ "count/secrets": "0" }), json!({}), &[], &[]);
+    }
+
+    #[test]
+    fn what_a_container_does_not_say_is_what_it_is_given() {
+        let range = json!({ "spec": { "limits": [
+            { "type": "Pod", "max": { "memory": "8Gi" } },
+            { "type": "Container", "default": { "memory": "100Mi", "cpu": "1" }, "defaultRequest": { "memory": "50Mi" } },
+        ] } });
+        let given = defaults(&[range]);
+        assert_eq!(
+            given,
+            json!({ "requests": { "memory": "50Mi", "cpu": "1" }, "limits": { "memory": "100Mi", "cpu": "1" } })
+        );
+        let check = |resources: Value, hard: Value, defaults: Option<&Value>, expected: &[&str]| {
+            let found = quotas(&[web(2, &resources)], &[quota(&hard, &json!({}))], &BTreeMap::new(), defaults);
+            assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+        };
+        let (requests, limits) = (|most: &str| json!({ "requests.memory": most }), json!({ "limits.memory": "1Gi" }));
+        check(json!({}), requests("100Mi"), Some(&given), &[]);
+        check(
+            json!({}),
+            requests("99Mi"),
+            Some(&given),
+            &["the quota few leaves 99Mi of requests.memory, and the release needs 100Mi"],
+        );
+        check(json!({ "limits": { "memory": "40Mi" } }), requests("80Mi"), Some(&given), &[]);
+        check(json!({}), limits.clone(), Some(&given), &[]);
+        check(json!({}), limits.clone(), None, &[]);
+        check(
+            json!({}),
+            limits,
+            Some(&json!({})),
+            &["the quota few counts limits.memory, which not every container says"],
+        );
     }
 
     #[test]
@@ -328,7 +417,12 @@ mod tests {
             found[0].to_string(),
             "it does not know the kind HTTPRoute of gateway.networking.k8s.io/v1, which shop-main is of"
         );
-        assert!(found[0].remedy().contains("ingress_class"));
+        assert!(found[0].remedy(|words| words.to_owned()).contains("ingress_class"));
+        let quota = Lack::Namespace("shop".to_owned());
+        assert_eq!(
+            quota.remedy(|words| format!("kubectl --context a {words}")),
+            "kubectl --context a create namespace shop"
+        );
         assert_eq!(kinds([&route], |_| true), []);
     }
 }

@@ -1,13 +1,17 @@
 //! A cluster of Kubernetes as a place where releases run: objects are applied to it by server-side apply, looked at until they are
 //! ready or cannot be, and taken away again when nobody wants them.
 //!
-//! Architecture invariant: what is decided is decided by functions of values (`look`, `lack`, `prune`, `history`); what asks the
+//! Architecture invariant: what is decided is decided by functions of values (`look`, `lack`, `prune`, `history`, `disk`); what asks the
 //! server decides nothing.
 //! Architecture invariant: no value of a secret is ever read but by who sets one.
 
 mod cluster;
+mod disk;
 mod exec;
+#[cfg(test)]
+mod fake;
 pub mod history;
+mod judge;
 pub mod lack;
 pub mod look;
 mod object;
@@ -18,6 +22,7 @@ mod rollout;
 pub mod secrets;
 mod settle;
 mod survey;
+mod undo;
 
 pub use cluster::{Cluster, Deletion, How, MANAGER};
 pub use exec::{End, Session};
@@ -25,4 +30,4 @@ pub use object::{Id, Object, Owner, Stage};
 pub use prune::{Prune, prune};
 pub use refusal::{Conflict, Refusal};
 pub use rollout::{Done, Order, Rollout, Told, now_ms};
-pub use survey::{Found, survey};
+pub use survey::{Found, Wanted, survey};

@@ -90,25 +90,29 @@ impl Kind {
         })
     }
 
-    /// What is to be done.
-    pub fn hint(self) -> &'static str {
-        match self {
+    /// What is to be done. `kubectl`, `bowline`: these words as a command for the same place.
+    pub fn hint(self, kubectl: impl Fn(&str) -> String, bowline: impl Fn(&str) -> String) -> String {
+        let said = match self {
             Self::Image => {
                 "push it, or say the digest of one that is there; a registry that asks who pulls needs `image.login`"
             }
             Self::Crashes(_) => "the end of what it wrote stands above: it must listen on $PORT and stay up",
-            Self::Configuration => "`bowline secret list` says which secrets are there",
+            Self::Configuration => return format!("`{}` says which secrets are there", bowline("secret list")),
             Self::Quota => "ask for a higher quota, or for less: `scale` and `limits` of the service",
             Self::Standards => "the namespace enforces Pod Security Standards: what it runs must keep to them",
             Self::Refused => "the words above are those of the cluster's own rules",
             Self::Unschedulable => "no node has room: ask for less by `limits`, or add nodes",
             Self::Storage => {
-                "`kubectl get pvc,storageclass` shows what its volumes wait for; `kubernetes.storage_class` says another class"
+                let shown = kubectl("get pvc,storageclass");
+                return format!(
+                    "`{shown}` shows what its volumes wait for; `kubernetes.storage_class` says another class"
+                );
             }
             Self::Deadline => "pods that run and are not ready: `health` asks what the service must answer",
             Self::Failed => "the end of what it wrote stands above",
             Self::InTheWay => "whoever may delete pods removes it, then run this again",
-        }
+        };
+        said.to_owned()
     }
 
     /// In a word, for who reads a line.

@@ -21,9 +21,8 @@ const DATA: [(&str, &str); 2] = [("", "PersistentVolumeClaim"), ("postgresql.cnp
 /// sets them: a release that is gone back to reads them again.
 pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
     let mut wanted: Vec<Id> = wanted.iter().map(Object::id).collect();
-    // What ran before a release that served is not to run again when the same is brought out again: it stays as long as its record.
     let served = releases.iter().filter(|release| release.served.is_some()).flat_map(|release| &release.objects);
-    wanted.extend(served.filter(|object| object.stage == Stage::Before).map(Object::id));
+    wanted.extend(served.filter(|object| stays_on_record(object)).map(Object::id));
     let known = releases.iter().flat_map(|release| &release.objects);
     let mut all: Vec<_> = known.map(|object| (object.stage, object.id())).collect();
     all.sort_by(|(one, a), (other, b)| other.cmp(one).then_with(|| a.cmp(b)));
@@ -47,14 +46,20 @@ pub(crate) fn is_foreign(id: &Id, releases: &[Release]) -> bool {
     !is_secret(id) && !known.any(|object| object.id().is_same(id))
 }
 
-/// What ran before releases whose records are given up, and before none of those that are kept.
-pub(crate) fn ran_before(given_up: &[&Release], kept: &[&Release]) -> Vec<Id> {
-    let ran = |releases: &[&Release]| -> Vec<Id> {
+/// What stays as long as the record of a release that served: what ran before it is not to run again when the same is brought out
+/// again, and pods of its jobs may begin or end when another one serves, which are given its configuration.
+fn stays_on_record(object: &Object) -> bool {
+    object.stage == Stage::Before || object.body["kind"] == "ConfigMap" && object.body["immutable"] == true
+}
+
+/// What has stayed for records that are given up, and for none of those that are kept.
+pub(crate) fn outlives(given_up: &[&Release], kept: &[&Release]) -> Vec<Id> {
+    let of = |releases: &[&Release]| -> Vec<Id> {
         let objects = releases.iter().flat_map(|release| &release.objects);
-        objects.filter(|object| object.stage == Stage::Before).map(Object::id).collect()
+        objects.filter(|object| stays_on_record(object)).map(Object::id).collect()
     };
-    let kept = ran(kept);
-    ran(given_up).into_iter().filter(|id| !kept.iter().any(|one| one.is_same(id))).collect()
+    let kept = of(kept);
+    of(given_up).into_iter().filter(|id| !kept.iter().any(|one| one.is_same(id))).collect()
 }
 
 /// Whether it holds data of people.
@@ -137,7 +142,34 @@ mod tests {
         let failed = release(2, State::Rejected, job("before-2"));
         let found = prune(&[], &[served.clone(), failed.clone()]);
         assert_eq!(names(&found.go), ["Job/before-2"], "one that failed may run again");
-        assert_eq!(names(&ran_before(&[&served], &[&failed])), ["Job/before-1"]);
-        assert_eq!(ran_before(&[&served], &[&served, &failed]), []);
+        assert_eq!(names(&outlives(&[&served], &[&failed])), ["Job/before-1"]);
+        assert_eq!(outlives(&[&served], &[&served, &failed]), []);
+    }
+
+    #[test]
+    fn what_pods_of_jobs_are_given_stays_as_long_as_a_record_of_a_release_that_served() {
+        let map = |name: &str, immutable: bool| {
+            let mut object = object(Stage::Config, "v1", "ConfigMap", name);
+            object.body["immutable"] = immutable.into();
+            object
+        };
+        let served = Release {
+            served: Some(5),
+            ..release(1, State::Serves, vec![map("shop-job-1", true), map("shop-db", false)])
+        };
+        let failed = release(2, State::Rejected, vec![map("shop-job-2", true)]);
+        let found = prune(&[], &[served.clone(), failed.clone()]);
+        assert_eq!(names(&found.go), ["ConfigMap/shop-db", "ConfigMap/shop-job-2"]);
+        assert_eq!(names(&outlives(&[&served], &[&failed])), ["ConfigMap/shop-job-1"]);
+    }
+
+    #[test]
+    fn what_guards_a_route_goes_after_it() {
+        let old = vec![
+            object(Stage::Config, "gateway.envoyproxy.io/v1alpha1", "SecurityPolicy", "shop-main"),
+            object(Stage::Edge, "gateway.networking.k8s.io/v1", "HTTPRoute", "shop-main"),
+        ];
+        let found = prune(&[], &[release(1, State::Serves, old)]);
+        assert_eq!(names(&found.go), ["HTTPRoute/shop-main", "SecurityPolicy/shop-main"]);
     }
 }

@@ -82,12 +82,16 @@ impl Refusal {
     pub fn fault(&self, doing: impl Into<String>) -> Fault {
         let kind = match self.code() {
             0 => FaultKind::Unreachable,
+            _ if self.is_away() => FaultKind::Unreachable,
             401 | 403 => FaultKind::Refused,
             _ => FaultKind::Failed,
         };
         let fault = Fault::new(kind, doing).source(self);
         match self.code() {
-            0 => fault.hint("`kubectl cluster-info` asks the same server; the way to it is in your kubeconfig"),
+            0 => fault.hint(
+                "`kubectl cluster-info` of the same context asks the same server; the way to it is in your kubeconfig",
+            ),
+            _ if self.is_away() => fault.hint("it could not just then: run this again"),
             401 => fault.hint("log in again: the server does not know who you are"),
             _ => fault,
         }
@@ -115,7 +119,10 @@ mod tests {
     fn a_server_that_cannot_just_now_is_away() {
         let check = |code: u16, expected: bool| {
             let status: Status = serde_json::from_value(serde_json::json!({ "code": code })).unwrap();
-            assert_eq!(Refusal::Status(Box::new(status)).is_away(), expected, "{code}");
+            let refusal = Refusal::Status(Box::new(status));
+            assert_eq!(refusal.is_away(), expected, "{code}");
+            // Nothing is taken back of what nobody knows how it stands.
+            assert_eq!(refusal.fault("it").kind == FaultKind::Unreachable, expected, "{code}");
         };
         check(500, true);
         check(503, true);

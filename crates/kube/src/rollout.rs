@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use bowline_core::fault::{Fault, FaultKind};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use crate::cluster::{AT_ONCE, Cluster, Deletion, How};
+use crate::cluster::{AT_ONCE, Cluster, How, patiently};
 use crate::history::{self, Release, State};
+use crate::judge::Take;
 use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
-use crate::prune::{is_data, is_foreign, prune, ran_before};
-use crate::refusal::Refusal;
 use crate::replicas;
+use crate::undo::Way;
 
 /// What is told while it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,35 +66,6 @@ pub(crate) struct Applied {
     pub(crate) spec: Value,
 }
 
-/// What the server says of a release before any of it is applied.
-struct Judged {
-    /// What of it is there now.
-    there: Vec<(Id, Value)>,
-    take: Take,
-}
-
-impl Judged {
-    fn has(&self, id: &Id) -> bool {
-        self.there.iter().any(|(there, _)| there == id)
-    }
-}
-
-/// What becomes ours that others have set.
-#[derive(Debug, Default)]
-struct Take {
-    all: bool,
-    /// Workloads whose number of instances the load said for us until now.
-    numbers: Vec<Id>,
-}
-
-impl Take {
-    const ALL: Self = Self { all: true, numbers: Vec::new() };
-
-    fn of(&self, id: &Id) -> bool {
-        self.all || self.numbers.contains(id)
-    }
-}
-
 /// One app, on its way.
 pub struct Rollout<'a> {
     pub cluster: &'a mut Cluster,
@@ -114,9 +85,44 @@ impl Rollout<'_> {
     /// # Errors
     /// Something of it is refused, and nothing was applied; or it did not come up, and was taken back.
     pub async fn deploy(&mut self, order: Order) -> Result<Done, Fault> {
+        let ended = self.bring_out(order).await;
+        self.cluster.let_go().await;
+        ended
+    }
+
+    /// Brings a release out again that served before, as it was. Data and what ran before it are left as they are.
+    ///
+    /// # Errors
+    /// There is none, or it does not come up.
+    pub async fn roll_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
+        let ended = self.bring_back(wanted, take_over).await;
+        self.cluster.let_go().await;
+        ended
+    }
+
+    /// Gives a service another number of instances, until the next release says one.
+    ///
+    /// # Errors
+    /// There is no such service, or the cluster itself says how many it has.
+    pub async fn scale(
+        &mut self,
+        service: Option<&str>,
+        replicas: u16,
+        take_over: bool,
+    ) -> Result<(String, Done), Fault> {
+        let ended = self.bring_number(service, replicas, take_over).await;
+        self.cluster.let_go().await;
+        ended
+    }
+
+    async fn bring_out(&mut self, order: Order) -> Result<Done, Fault> {
         let releases = self.releases().await?;
         self.is_alone(&releases, Some(&order.objects))?;
-        let Judged { there, take } = self.judge(&order, &releases).await?;
+        let there = self.look(&order.objects).await?;
+        let objects = self.as_large(&order.objects, &there);
+        let take = self.judge(&objects, order.take_over, &releases).await?;
+        // Before there is a record that says that it is ours.
+        self.mark(&there, &releases).await?;
         let serving = history::serving(&releases).filter(|serving| serving.objects == order.objects);
         let same = serving.is_some();
         // What was cut off is taken up again by the same objects.
@@ -126,22 +132,19 @@ impl Rollout<'_> {
             None => self.record(&releases, &order).await?,
         };
         (self.tell)(Told::Starting);
-        if release.state == State::Pending {
-            self.cluster.claim(&history::name(self.owner, release.number));
-            if release.why.take().is_some() {
-                self.keep(&release).await?;
-            }
+        self.cluster.claim(&history::name(self.owner, release.number)).await;
+        if release.state == State::Pending && release.why.take().is_some() {
+            self.keep(&release).await?;
         }
-        let brought = match self.mark(&there, &releases).await {
+        let brought = match same {
             // What ran before it has run.
-            Ok(()) if same => self.bring(&Way::Same.objects(&release.objects, |_| true), &take).await,
-            Ok(()) => self.bring(&release.objects, &take).await,
-            Err(fault) => Err(fault.into()),
+            true => self.bring(&Way::Same.objects(&objects, |_| true), &take).await,
+            false => self.bring(&objects, &take).await,
         };
         match brought {
             Ok(()) => {
                 let number = release.number;
-                if !same || history::is_unfinished(&releases) {
+                if !same || !history::is_settled(&releases) {
                     self.takes_over(release, releases).await?;
                 }
                 Ok(Done { release: number, same })
@@ -155,32 +158,28 @@ impl Rollout<'_> {
         }
     }
 
-    /// Brings a release out again that served before, as it was. Data and what ran before it are left as they are.
-    ///
-    /// # Errors
-    /// There is none, or it does not come up.
-    pub async fn roll_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
+    async fn bring_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
         let releases = self.releases().await?;
         self.is_alone(&releases, None)?;
-        let target = history::back(&releases, self.owner, wanted)?.clone();
-        let order = Order { objects: target.objects.clone(), images: target.images.clone(), take_over };
-        let judged = self.judge(&order, &releases).await?;
+        let listed = self.command(&format!("releases {}", self.owner.app));
+        let target = history::back(&releases, self.owner, wanted);
+        let target = target.map_err(|fault| fault.hint(format!("`{listed}` lists them")))?.clone();
+        let there = self.look(&target.objects).await?;
+        let is_serving = history::serving(&releases).is_some_and(|serving| serving.number == target.number);
+        // One that has not come to its end may have left the servers of databases half changed, and so may a way back.
+        let way = if is_serving || history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
+        let objects = way.objects(&target.objects, |id| there.iter().any(|(known, _)| known == id));
+        // What is left as it is, is not asked for.
+        let take = self.judge(&objects, take_over, &releases).await?;
         (self.tell)(Told::Starting);
-        // One that has not come to its end may have left the servers of databases half changed.
-        let way = if history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
-        self.bring(&way.objects(&target.objects, |id| judged.has(id)), &judged.take)
-            .await
-            .map_err(|stop| stop.fault)?;
+        self.cluster.claim(&history::name(self.owner, target.number)).await;
+        self.bring(&objects, &take).await.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
     }
 
-    /// Gives a service another number of instances, until the next release says one.
-    ///
-    /// # Errors
-    /// There is no such service, or the cluster itself says how many it has.
-    pub async fn scale(
+    async fn bring_number(
         &mut self,
         service: Option<&str>,
         replicas: u16,
@@ -207,17 +206,32 @@ impl Rollout<'_> {
                 .hint("its bounds are `scale` of the service: change them, and deploy"));
         }
         object.body["spec"]["replicas"] = replicas.into();
-        let (name, object) = (names[at].clone(), object.clone());
-        let order = Order { objects: vec![object], images: BTreeMap::new(), take_over };
-        let judged = self.judge(&order, &releases).await?;
+        let (name, objects) = (names[at].clone(), [object.clone()]);
+        self.look(&objects).await?;
+        let take = self.judge(&objects, take_over, &releases).await?;
         (self.tell)(Told::Starting);
-        self.bring(&order.objects, &judged.take).await.map_err(|stop| stop.fault)?;
+        self.cluster.claim(&history::name(self.owner, release.number)).await;
+        self.bring(&objects, &take).await.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = release.number;
         self.keep(&release).await?;
         Ok((name, Done { release: number, same: false }))
     }
 
-    async fn releases(&self) -> Result<Vec<Release>, Fault> {
+    /// A command for this app there.
+    pub(crate) fn command(&self, words: &str) -> String {
+        format!("bowline {words} --env {} --to {}", self.owner.env, self.cluster.target())
+    }
+
+    /// What was applied to something that serves is taken back by nobody: the way back is said.
+    fn stays(&self, fault: Fault, releases: &[Release]) -> Fault {
+        let Some(serving) = history::serving(releases) else { return fault };
+        let back = self.command(&format!("rollback {} {}", self.owner.app, serving.number));
+        let back = format!("back to what served: {back}");
+        let hint = fault.hint.as_ref().map_or_else(|| back.clone(), |hint| format!("{hint}; {back}"));
+        fault.caused_by("nothing was taken back: what was applied stays").hint(hint)
+    }
+
+    pub(crate) async fn releases(&self) -> Result<Vec<Release>, Fault> {
         let releases = self.cluster.releases(self.owner).await;
         releases.map_err(|refusal| refusal.fault(format!("the releases of {} cannot be read", self.owner)))
     }
@@ -231,102 +245,10 @@ impl Rollout<'_> {
         }
     }
 
-    fn is_taken(&self, number: u32) -> Fault {
+    pub(crate) fn is_taken(&self, number: u32) -> Fault {
         let message = format!("somebody else brings out release {number} of {} just now", self.owner);
         Fault::new(FaultKind::Failed, message)
             .hint("wait for it to end, then run this again; one that was cut off is given up after 30 seconds")
-    }
-
-    async fn learn(&mut self, objects: &[Object]) -> Result<(), Fault> {
-        let ids: Vec<Id> = objects.iter().map(Object::id).collect();
-        let learned = self.cluster.learn(&ids).await;
-        learned.map_err(|refusal| refusal.fault(format!("{} does not say what it serves", self.cluster.target())))
-    }
-
-    /// What of these is there now. What may not be read is not seen.
-    async fn there(&self, objects: &[Object]) -> Result<Vec<(Id, Value)>, Fault> {
-        let cluster = &*self.cluster;
-        let ask = |object: &Object| {
-            let id = object.id();
-            async move {
-                let Some(path) = cluster.path(&id) else { return Ok(None) };
-                match cluster.find(&path).await {
-                    Ok(found) => Ok(found.map(|found| (id, found))),
-                    Err(refusal) if refusal.is_forbidden() => Ok(None),
-                    Err(refusal) => Err(refusal.fault(format!("{id} cannot be looked at"))),
-                }
-            }
-        };
-        let found: Vec<Option<(Id, Value)>> = stream::iter(objects).map(ask).buffered(AT_ONCE).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    /// Keeps what was there before the first release from being deleted by any.
-    async fn mark(&self, there: &[(Id, Value)], releases: &[Release]) -> Result<(), Fault> {
-        for (id, _) in there.iter().filter(|(id, _)| is_foreign(id, releases)) {
-            let marked = self.cluster.mark_found(id).await;
-            marked.map_err(|refusal| refusal.fault(format!("{id} was there before and cannot be marked as such")))?;
-        }
-        Ok(())
-    }
-
-    /// Nothing of another app or environment is taken, whatever is taken over.
-    fn is_free(&self, there: &[(Id, Value)]) -> Result<(), Fault> {
-        let others = there.iter().filter_map(|(id, now)| Some((id, self.owner.other_than(now)?)));
-        let others: Vec<String> = others.map(|(id, whose)| format!("{id} is of {whose}")).collect();
-        if others.is_empty() {
-            return Ok(());
-        }
-        let message =
-            format!("what {} is made of is another's in {}; nothing was applied", self.owner, self.cluster.target());
-        let fault = others.into_iter().fold(Fault::new(FaultKind::Refused, message), Fault::caused_by);
-        Err(fault.hint("one namespace has one environment of an app: say another, --to kubernetes:CONTEXT/NAMESPACE"))
-    }
-
-    /// Lets the server judge all of it first, so that half a release is not applied. What is there of it now is returned.
-    async fn judge(&mut self, order: &Order, releases: &[Release]) -> Result<Judged, Fault> {
-        (self.tell)(Told::Checking);
-        self.learn(&order.objects).await?;
-        let there = self.there(&order.objects).await?;
-        self.is_free(&there)?;
-        let cluster = &*self.cluster;
-        let how = How { dry: true, take_over: order.take_over };
-        let ask = |object| async move {
-            match cluster.apply(object, how).await {
-                Err(refusal) if replicas::is_given_back(&refusal.conflicts(), object, releases) => {
-                    (object.id(), true, cluster.apply(object, How { take_over: true, ..how }).await)
-                }
-                answer => (object.id(), false, answer),
-            }
-        };
-        let answers: Vec<(Id, bool, _)> = stream::iter(&order.objects).map(ask).buffered(AT_ONCE).collect().await;
-        let numbers = answers.iter().filter(|(_, taken, _)| *taken).map(|(id, _, _)| id.clone()).collect();
-        let refused = answers.into_iter().filter_map(|(id, _, answer)| Some((id, answer.err()?)));
-        let refused: Vec<(Id, Refusal)> = refused.collect();
-        if refused.is_empty() {
-            return Ok(Judged { there, take: Take { all: order.take_over, numbers } });
-        }
-        Err(self.refuses(refused))
-    }
-
-    /// What the server says against it.
-    fn refuses(&self, refused: Vec<(Id, Refusal)>) -> Fault {
-        let conflicts: Vec<String> = refused
-            .iter()
-            .flat_map(|(id, refusal)| {
-                let all = refusal.conflicts().into_iter();
-                all.map(move |one| format!("{id}: {} is set by {}", one.field.trim_start_matches('.'), one.manager))
-            })
-            .collect();
-        if !conflicts.is_empty() {
-            let fault =
-                Fault::new(FaultKind::Refused, "others have set what the release sets otherwise; nothing was applied");
-            let fault = conflicts.into_iter().fold(fault, Fault::caused_by);
-            return fault.hint("let them give it up, or take it over from them: --take-over");
-        }
-        let kind = refused.first().map_or(FaultKind::Failed, |(_, first)| first.fault(String::new()).kind);
-        let fault = Fault::new(kind, format!("{} refuses the release; nothing was applied", self.cluster.target()));
-        refused.into_iter().fold(fault, |fault, (id, refusal)| fault.caused_by(format!("{id}: {refusal}")))
     }
 
     /// Keeps it before anything of it is applied: what is there is always in an inventory.
@@ -352,16 +274,18 @@ impl Rollout<'_> {
         }
     }
 
-    async fn keep(&self, release: &Release) -> Result<(), Fault> {
+    pub(crate) async fn keep(&self, release: &Release) -> Result<(), Fault> {
         let path = self.cluster.core(&format!("configmaps/{}", history::name(self.owner, release.number)));
-        let kept = self.cluster.merge(&path, &history::encode(self.owner, release)?).await;
+        let record = history::encode(self.owner, release)?;
+        let kept = patiently(|| self.cluster.merge(&path, &record)).await;
         kept.map(drop)
             .map_err(|refusal| refusal.fault(format!("what became of release {} cannot be recorded", release.number)))
     }
 
     /// Applies these, stage by stage, each when the one before is up.
-    async fn bring<'a>(&mut self, objects: &'a [Object], take: &Take) -> Result<(), Stop> {
+    pub(crate) async fn bring<'a>(&mut self, objects: &'a [Object], take: &Take) -> Result<(), Stop> {
         for stage in Stage::ALL {
+            self.cluster.beat().await;
             let these: Vec<&Object> = objects.iter().filter(|object| object.stage == stage).collect();
             let cluster = &*self.cluster;
             let put = |object: &'a Object| async move {
@@ -372,7 +296,11 @@ impl Rollout<'_> {
             let mut applied = Vec::new();
             while let Some((object, answer)) = putting.next().await {
                 let id = object.id();
-                let now = answer.map_err(|refusal| refusal.fault(format!("{id} cannot be applied")))?;
+                let now = answer.map_err(|refusal| match refusal.conflicts().is_empty() {
+                    true => refusal.fault(format!("{id} cannot be applied")),
+                    // Somebody was there since it was judged.
+                    false => self.refuses(vec![(id.clone(), refusal)], ""),
+                })?;
                 if look::comes_up(&id.kind) {
                     applied.push(Applied { id, spec: look::spec(&now) });
                 }
@@ -385,20 +313,17 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// It is up: the one before is no longer needed, nor is what it alone consisted of.
+    /// It is up: the one before is no longer needed, nor is what it alone consisted of. That goes first: one that is cut off here is
+    /// brought out again, and makes up for it.
     async fn takes_over(&mut self, mut release: Release, releases: Vec<Release>) -> Result<(), Fault> {
+        self.remove(&release.objects, &releases).await;
         (release.state, release.why) = (State::Serves, None);
         release.served = Some(now_ms());
         self.keep(&release).await?;
         for before in releases.iter().filter(|one| one.state == State::Serves && one.number != release.number) {
             self.keep(&Release { state: State::Served, ..before.clone() }).await?;
         }
-        let unfinished = releases.iter().filter(|one| one.state == State::Pending && one.number != release.number);
-        for other in unfinished {
-            let why = other.why.clone().unwrap_or_else(|| "it was cut off before it served".to_owned());
-            self.keep(&Release { state: State::Rejected, why: Some(why), ..other.clone() }).await?;
-        }
-        self.remove(&release.objects, &releases).await;
+        self.reject_others(release.number, &releases).await?;
         let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != release.number).collect();
         known.iter_mut().filter(|one| one.state == State::Serves).for_each(|one| one.state = State::Served);
         known.push(release);
@@ -407,140 +332,14 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// Records that are outlived go, and what ran before them with them. What is kept is given up the next time.
-    async fn give_up(&mut self, known: &[Release]) {
-        let numbers = history::outlived(known);
-        let (given_up, kept): (Vec<&Release>, Vec<&Release>) =
-            known.iter().partition(|one| numbers.contains(&one.number));
-        let record = |number: u32| Id {
-            group: String::new(),
-            version: "v1".to_owned(),
-            kind: "ConfigMap".to_owned(),
-            name: history::name(self.owner, number),
-        };
-        let mut ids = ran_before(&given_up, &kept);
-        ids.extend(numbers.into_iter().map(record));
-        if self.cluster.learn(&ids).await.is_ok() {
-            for id in &ids {
-                let _ = self.cluster.delete(id, self.owner).await;
-            }
+    /// Those that were cut off, of which nothing is there any more.
+    pub(crate) async fn reject_others(&self, number: u32, releases: &[Release]) -> Result<(), Fault> {
+        for other in releases.iter().filter(|one| one.state == State::Pending && one.number != number) {
+            let why = other.why.clone().unwrap_or_else(|| "it was cut off before it served".to_owned());
+            self.keep(&Release { state: State::Rejected, why: Some(why), ..other.clone() }).await?;
         }
+        Ok(())
     }
-
-    /// What the releases before have made and this one does not want. What cannot be removed is said, and in the way of nothing.
-    /// `true`: something that was there before the first one stays.
-    async fn remove(&mut self, wanted: &[Object], releases: &[Release]) -> bool {
-        let found = prune(wanted, releases);
-        let note = |text: String| Told::Note { service: None, text };
-        if let Err(fault) = self.cluster.learn(found.go.iter().chain(&found.stay)).await {
-            (self.tell)(note(format!("what is not wanted any more is left: {fault}")));
-            return false;
-        }
-        let mut stays = false;
-        for id in &found.go {
-            match self.cluster.delete(id, self.owner).await {
-                Ok(Deletion::Done) => (self.tell)(note(format!("removed {id}"))),
-                Ok(Deletion::NotOurs) => {}
-                Ok(Deletion::Found) => {
-                    stays = true;
-                    (self.tell)(note(format!("{id} was there before the first release, and stays")));
-                }
-                Err(refusal) => (self.tell)(note(format!("{id} is not wanted any more and stays: {refusal}"))),
-            }
-        }
-        for id in &found.stay {
-            let path = self.cluster.path(id).unwrap_or_default();
-            if self.cluster.find(&path).await.is_ok_and(|there| there.is_some()) {
-                let kind = id.kind.to_lowercase();
-                let remove = format!("kubectl delete -n {} {kind} {}", self.cluster.namespace(), id.name);
-                (self.tell)(note(format!("{id} is not wanted any more and stays, it holds data: {remove}")));
-            }
-        }
-        stays
-    }
-
-    /// It did not come up. What served is put back as it was, then what this one alone has made goes.
-    async fn take_back(&mut self, mut release: Release, releases: Vec<Release>, why: Fault) -> Fault {
-        let number = release.number;
-        let because =
-            why.causes.first().map_or_else(|| why.message.clone(), |cause| format!("{}: {cause}", why.message));
-        (self.tell)(Told::Note { service: None, text: format!("release {number} is taken back: {because}") });
-        release.why = Some(because);
-        let before = history::serving(&releases).cloned();
-        let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
-        if let Some(before) = &before {
-            let objects = Way::Undone.objects(&before.objects, |_| true);
-            let put_back = match self.learn(&objects).await {
-                Ok(()) => self.bring(&objects, &Take::ALL).await.map_err(|stop| stop.fault),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = put_back {
-                let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
-                let fault = fault
-                    .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message))
-                    .hint(format!("when that is mended: bowline rollback {} --env {}", self.owner.app, self.owner.env));
-                // It stays pending: what it has made is not yet taken back.
-                return self.ended(&release, fault).await;
-            }
-        }
-        release.state = State::Rejected;
-        let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != number).collect();
-        known.push(release.clone());
-        let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
-        let stays = self.remove(kept, &known).await;
-        self.give_up(&known).await;
-        let fault = fault.caused_by(match (&before, stays) {
-            (Some(before), _) if ran_alone(&release.objects, &before.objects) => format!(
-                "it was taken back, and release {} serves again; what `release.before` has done is not undone",
-                before.number
-            ),
-            (Some(before), _) => format!("it was taken back, and release {} serves as before", before.number),
-            (None, false) => "it was taken back, and nothing served before it".to_owned(),
-            (None, true) => "it was taken back; what was there before it stays, as this release has set it".to_owned(),
-        });
-        self.ended(&release, fault).await
-    }
-
-    /// What became of it is kept, if it can be.
-    async fn ended(&self, release: &Release, fault: Fault) -> Fault {
-        match self.keep(release).await {
-            Ok(()) => fault,
-            Err(error) => fault.caused_by(error.message),
-        }
-    }
-}
-
-/// Why what served is applied again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// It is the one that serves.
-    Same,
-    /// Somebody goes back to it: the servers of its data are left as they are, unless they are not there.
-    Back,
-    /// Another one is undone: what that changed of the servers, too.
-    Undone,
-}
-
-impl Way {
-    /// What of a release is applied. Data themselves are never undone, and what ran before a release is not repeated.
-    fn objects(self, all: &[Object], is_there: impl Fn(&Id) -> bool) -> Vec<Object> {
-        let counts = |object: &&Object| match object.stage {
-            Stage::Before => false,
-            Stage::Data => match self {
-                Self::Same => true,
-                Self::Undone => !is_data(&object.id()) || !is_there(&object.id()),
-                Self::Back => !is_there(&object.id()),
-            },
-            Stage::Config | Stage::Workload | Stage::Edge | Stage::Watch => true,
-        };
-        all.iter().filter(counts).cloned().collect()
-    }
-}
-
-/// Whether something ran before this release that did not before that one.
-fn ran_alone(this: &[Object], that: &[Object]) -> bool {
-    let known = |id: &Id| that.iter().any(|object| object.id().is_same(id));
-    this.iter().filter(|object| object.stage == Stage::Before).any(|object| !known(&object.id()))
 }
 
 /// In milliseconds since 1970.
@@ -550,34 +349,161 @@ pub fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::fake::Fake;
 
-    fn object(stage: Stage, api: &str, kind: &str) -> Object {
-        Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": "shop" } }) }
+    fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
+        let served = (state != State::Pending).then_some(u64::from(number));
+        Release { number, at: 0, served, state, images: BTreeMap::new(), why: None, objects, beat: None }
     }
 
-    #[test]
-    fn what_is_undone_is_undone_of_databases_too_but_not_of_their_data() {
-        let all = [
-            object(Stage::Config, "v1", "ConfigMap"),
-            object(Stage::Data, "v1", "PersistentVolumeClaim"),
-            object(Stage::Data, "postgresql.cnpg.io/v1", "Cluster"),
-            object(Stage::Data, "apps/v1", "StatefulSet"),
-            object(Stage::Before, "batch/v1", "Job"),
-            object(Stage::Workload, "apps/v1", "Deployment"),
-        ];
-        let there = |way: Way, is_there: bool, expected: &[&str]| {
-            let kinds: Vec<String> = way.objects(&all, |_| is_there).iter().map(|object| object.id().kind).collect();
-            assert_eq!(kinds, expected);
+    fn at(changes: &[String], wanted: &str) -> usize {
+        changes.iter().position(|change| change.contains(wanted)).unwrap_or_else(|| panic!("{wanted}: {changes:?}"))
+    }
+
+    #[tokio::test]
+    async fn what_was_there_before_is_marked_before_there_is_a_record() {
+        let mut fake = Fake::new();
+        let web = fake.object("Service", "shop-web", "new");
+        fake.put("services/shop-web", web.body.clone());
+        // A server that could not just then is asked again.
+        fake.refuse("merge services/shop-web", 503);
+        let done = fake.deploy([web]).await.unwrap();
+        assert_eq!(done, Done { release: 1, same: false });
+        let changes = fake.changes();
+        assert!(at(&changes, "merge services/shop-web") < at(&changes, "create configmaps"), "{changes:?}");
+        let now = fake.get("services/shop-web").unwrap();
+        assert_eq!(now["metadata"]["annotations"]["bowline.dev/found"], "true");
+    }
+
+    #[tokio::test]
+    async fn what_goes_is_gone_before_a_release_is_said_to_serve() {
+        let mut fake = Fake::new();
+        let [web, old] = ["shop-web", "shop-old"].map(|name| fake.object("Service", name, "1"));
+        fake.deploy([web.clone(), old]).await.unwrap();
+        fake.changes();
+        fake.deploy([web.clone()]).await.unwrap();
+        let changes = fake.changes();
+        let (gone, said) =
+            (at(&changes, "delete services/shop-old"), at(&changes, "merge configmaps/bowline.production.shop.v1"));
+        assert!(gone < said, "{changes:?}");
+        assert_eq!(fake.states().await, [State::Served, State::Serves]);
+        // What was cut off before it was removed is pending still, and is made up for by the same again.
+        let mut fake = Fake::new();
+        let left = fake.object("Service", "shop-old", "1");
+        fake.put("services/shop-old", left.body.clone());
+        fake.keep(&release(1, State::Serves, vec![web.clone(), left]));
+        fake.keep(&release(2, State::Pending, vec![web.clone()]));
+        assert_eq!(fake.deploy([web]).await.unwrap(), Done { release: 2, same: false });
+        assert_eq!(fake.get("services/shop-old"), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_brings_back_says_so_and_nobody_else_does_at_once() {
+        let mut fake = Fake::new();
+        let [one, two] = ["1", "2"].map(|data| fake.object("Service", "shop-web", data));
+        fake.deploy([one.clone()]).await.unwrap();
+        fake.deploy([two.clone()]).await.unwrap();
+        fake.changes();
+        fake.roll_back(None).await.unwrap();
+        let record = "merge configmaps/bowline.production.shop.v1";
+        let changes = fake.changes();
+        assert!(at(&changes, record) < at(&changes, "apply services/shop-web"), "it is said before: {changes:?}");
+        let beats = |fake: &Fake| {
+            let records = [1, 2].map(|number| fake.get(&format!("configmaps/bowline.production.shop.v{number}")));
+            records.map(|record| record.unwrap()["metadata"]["annotations"]["bowline.dev/beat"].clone())
         };
-        let check = |way: Way, expected: &[&str]| there(way, true, expected);
-        check(Way::Same, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
-        check(Way::Undone, &["ConfigMap", "StatefulSet", "Deployment"]);
-        check(Way::Back, &["ConfigMap", "Deployment"]);
-        // What a later release has pruned is made again.
-        there(Way::Back, false, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
-        assert!(ran_alone(&all, &all[..4]) && !ran_alone(&all, &all) && !ran_alone(&all[..4], &all));
+        assert_eq!(beats(&fake), [Value::Null, Value::Null], "nobody is waited for who has ended");
+        // Somebody else is there.
+        let path = "configmaps/bowline.production.shop.v1";
+        let mut record = fake.get(path).unwrap();
+        record["metadata"]["annotations"]["bowline.dev/beat"] = now_ms().to_string().into();
+        fake.put(path, record);
+        for failed in [fake.roll_back(Some(2)).await, fake.deploy([two]).await] {
+            assert!(failed.unwrap_err().message.contains("somebody else brings out release 1"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_way_back_that_fails_says_the_way_to_what_served() {
+        let mut fake = Fake::new();
+        let [one, two] = ["1", "2"].map(|data| fake.object("Service", "shop-web", data));
+        fake.deploy([one]).await.unwrap();
+        fake.deploy([two.clone()]).await.unwrap();
+        fake.refuse("apply services/shop-web", 422);
+        let failed = fake.roll_back(None).await.unwrap_err();
+        assert!(failed.causes.last().unwrap().contains("nothing was taken back"), "{failed:?}");
+        let hint = failed.hint.unwrap();
+        assert!(hint.contains("bowline rollback shop 2 --env production --to kubernetes:tests/shop"), "{hint}");
+        assert_eq!(fake.roll_back(Some(2)).await.unwrap().release, 2);
+        assert_eq!(fake.get("services/shop-web").unwrap()["data"], "2");
+    }
+
+    #[tokio::test]
+    async fn a_field_that_somebody_sets_after_it_was_judged_is_said_like_one_before() {
+        let mut fake = Fake::new();
+        let [one, two] = ["1", "2"].map(|data| fake.object("Service", "shop-web", data));
+        fake.deploy([one]).await.unwrap();
+        let cause =
+            json!({ "reason": "FieldManagerConflict", "message": "conflict with \"ada\" using v1", "field": ".data" });
+        let status =
+            json!({ "status": "Failure", "code": 409, "message": "Apply failed", "details": { "causes": [cause] } });
+        fake.refuse_with("apply services/shop-web", status);
+        let failed = fake.deploy([two]).await.unwrap_err();
+        assert_eq!(failed.kind, FaultKind::Refused);
+        assert!(failed.causes.iter().any(|cause| cause == "Service/shop-web: data is set by ada"), "{failed:?}");
+        assert!(
+            !failed.message.contains("nothing was applied") && failed.causes.last().unwrap().contains("taken back")
+        );
+    }
+
+    #[tokio::test]
+    async fn what_was_cut_off_before_is_taken_back_with_what_fails() {
+        let mut fake = Fake::new();
+        let [one, two, three] = ["1", "2", "3"].map(|data| fake.object("Service", "shop-web", data));
+        fake.deploy([one]).await.unwrap();
+        fake.keep(&release(2, State::Pending, vec![two]));
+        fake.refuse("apply services/shop-web", 422);
+        fake.deploy([three]).await.unwrap_err();
+        assert_eq!(fake.states().await, [State::Serves, State::Rejected, State::Rejected]);
+    }
+
+    #[tokio::test]
+    async fn of_a_first_release_it_is_said_what_could_not_be_taken_back() {
+        let check = async |refused: &str, code: u16, expected: &str| {
+            let mut fake = Fake::new();
+            let [web, other] = ["shop-web", "shop-other"].map(|name| fake.object("Service", name, "1"));
+            fake.refuse("apply services/shop-other", 422);
+            fake.refuse(refused, code);
+            let failed = fake.deploy([web, other]).await.unwrap_err();
+            assert_eq!(failed.causes.last().map(String::as_str), Some(expected), "{failed:?}");
+        };
+        check("delete nothing", 403, "it was taken back, and nothing served before it").await;
+        let left = "nothing served before it, and not all that it has made could be taken back";
+        check("delete services/shop-web", 403, left).await;
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_has_grown_is_in_the_way_of_nothing() {
+        let mut fake = Fake::new();
+        let path = "persistentvolumeclaims/shop-files";
+        let claim = |fake: &Fake, size: &str| {
+            let mut object = fake.object("PersistentVolumeClaim", "shop-files", "");
+            object.stage = Stage::Data;
+            object.body["spec"]["resources"]["requests"]["storage"] = size.into();
+            object
+        };
+        let [one, two] = ["1", "2"].map(|data| fake.object("Service", "shop-web", data));
+        let asked = claim(&fake, "8Gi");
+        fake.deploy([asked.clone(), one]).await.unwrap();
+        fake.deploy([asked.clone(), two]).await.unwrap();
+        fake.put(path, claim(&fake, "20Gi").body);
+        let three = fake.object("Service", "shop-web", "3");
+        fake.deploy([asked, three]).await.unwrap();
+        assert_eq!(fake.get(path).unwrap()["spec"]["resources"]["requests"]["storage"], "20Gi");
+        assert!(fake.notes.iter().any(|note| note.contains("keeps its 20Gi: 8Gi is asked for")), "{:?}", fake.notes);
+        // Nothing is asked of it on the way back.
+        fake.refuse("judge persistentvolumeclaims/shop-files", 422);
+        fake.roll_back(None).await.unwrap();
     }
 }

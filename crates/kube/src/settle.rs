@@ -28,7 +28,7 @@ impl Rollout<'_> {
             self.cluster.beat().await;
             let now = Instant::now();
             match self.looks(applied).await {
-                Ok(Sight::Changed(id)) => return Err(changed(&id)),
+                Ok(Sight::Changed(id)) => return Err(self.changed(&id)),
                 Ok(Sight::Looks(looks)) => {
                     seen_at = now;
                     let waits = looks.iter().filter_map(|look| match &look.stands {
@@ -94,7 +94,7 @@ impl Rollout<'_> {
         match self.cluster.delete(&id, self.owner).await {
             Ok(_) => Ok(Stands::Waits(format!("{}, which does not come up, to end", id.name))),
             Err(refusal) if refusal.is_forbidden() => {
-                let remove = format!("kubectl delete -n {} pod {}", self.cluster.namespace(), id.name);
+                let remove = self.cluster.kubectl(&format!("delete pod {}", id.name));
                 let said = format!("{} does not come up and is replaced by nobody: {remove}", id.name);
                 Ok(Stands::Trouble(Trouble { kind: look::Kind::InTheWay, said, pod: None }))
             }
@@ -103,13 +103,23 @@ impl Rollout<'_> {
     }
 
     async fn failed(&self, what: &str, trouble: &Trouble) -> Fault {
-        let fault = Fault::new(FaultKind::Failed, format!("{what} does not come up"))
-            .caused_by(trouble.to_string())
-            .hint(trouble.kind.hint());
+        let app = &self.owner.app;
+        let fault =
+            Fault::new(FaultKind::Failed, format!("{what} does not come up")).caused_by(trouble.to_string()).hint(
+                trouble.kind.hint(|words| self.cluster.kubectl(words), |words| self.command(&format!("{words} {app}"))),
+            );
         match self.last_words(trouble).await {
             Some(words) => fault.said(words.as_bytes()),
             None => fault,
         }
+    }
+
+    /// Whoever has changed it goes on with it: nothing is taken back from them.
+    fn changed(&self, id: &Id) -> Stop {
+        let back = self.command(&format!("rollback {}", self.owner.app));
+        let fault = Fault::new(FaultKind::Failed, format!("somebody else has changed {id} while it came up"))
+            .hint(format!("it is left as it is: deploy again, or bring back what served: {back}"));
+        Stop { fault, is_left: true }
     }
 
     async fn last_words(&self, trouble: &Trouble) -> Option<String> {
@@ -135,13 +145,6 @@ enum Sight {
     Looks(Vec<Look>),
     /// This one is not what was applied any more.
     Changed(Id),
-}
-
-/// Whoever has changed it goes on with it: nothing is taken back from them.
-fn changed(id: &Id) -> Stop {
-    let fault = Fault::new(FaultKind::Failed, format!("somebody else has changed {id} while it came up"))
-        .hint("it is left as it is: deploy again, or bring back what served by `bowline rollback`");
-    Stop { fault, is_left: true }
 }
 
 /// For how long things have been wrong.

@@ -26,22 +26,36 @@ impl Found {
     /// Something is lacking without which nothing is applied.
     pub fn fit(&self, cluster: &Cluster) -> Result<(), Fault> {
         let missing: Vec<&Lack> = self.lacks.iter().filter(|lack| lack.blocks()).collect();
-        let Some(first) = missing.first() else { return Ok(()) };
+        if missing.is_empty() {
+            return Ok(());
+        }
         let rights = missing.iter().all(|lack| matches!(lack, Lack::Right { .. }));
         let kind = if rights { FaultKind::Refused } else { FaultKind::Failed };
         let fault = Fault::new(kind, format!("{} lacks what the release needs; nothing was applied", cluster.target()));
         let fault = missing.iter().fold(fault, |fault, lack| fault.caused_by(lack.to_string()));
-        let mut remedies: Vec<String> = missing.iter().map(|lack| lack.remedy()).collect();
+        let mut remedies: Vec<String> =
+            missing.iter().map(|lack| lack.remedy(|words| cluster.kubectl(words))).collect();
         remedies.dedup();
-        Err(fault.hint(if remedies.len() == 1 { first.remedy() } else { remedies.join("; ") }))
+        Err(fault.hint(remedies.join("; ")))
     }
 }
 
-/// Asks for all that these objects need. Their kinds are learned on the way. `role`: who may deploy.
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub objects: &'a [Object],
+    /// Secrets are made beside them.
+    pub secrets: bool,
+    /// Who may deploy.
+    pub role: &'a str,
+}
+
+/// Asks for all that these objects need. Their kinds are learned on the way.
 ///
 /// # Errors
 /// The server does not answer.
-pub async fn survey(cluster: &mut Cluster, owner: &Owner, role: &str, objects: &[Object]) -> Result<Found, Refusal> {
+pub async fn survey(cluster: &mut Cluster, owner: &Owner, wanted: Wanted<'_>) -> Result<Found, Refusal> {
+    let Wanted { objects, .. } = wanted;
     let ids: Vec<_> = objects.iter().map(Object::id).collect();
     cluster.learn(&ids).await?;
     if let Some(lack) = namespace(cluster).await? {
@@ -49,7 +63,7 @@ pub async fn survey(cluster: &mut Cluster, owner: &Owner, role: &str, objects: &
     }
     let mut lacks = lack::kinds(objects, |id| cluster.place(id).is_some());
     let cluster = &*cluster;
-    lacks.extend(rights(cluster, role, objects).await?);
+    lacks.extend(rights(cluster, wanted).await?);
     lacks.extend(quotas(cluster, owner, objects).await?);
     lacks.extend(classes(cluster, objects).await?);
     let scaled = lack::scaled(objects);
@@ -73,17 +87,17 @@ async fn namespace(cluster: &Cluster) -> Result<Option<Lack>, Refusal> {
 type Right = (&'static str, String, String);
 
 /// Asked one by one: what rules say in general is not what an authorizer decides.
-async fn rights(cluster: &Cluster, role: &str, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
+async fn rights(cluster: &Cluster, Wanted { objects, secrets, role }: Wanted<'_>) -> Result<Vec<Lack>, Refusal> {
     let mut wanted: BTreeSet<Right> = BTreeSet::new();
+    // Made by who may not read them, and never written again.
+    wanted.extend(secrets.then(|| ("create", String::new(), "secrets".to_owned())));
     for object in objects {
         let id = object.id();
         let Some(place) = cluster.place(&id) else { continue };
-        let verbs: &[&'static str] = match id.kind.as_str() {
-            // Secrets are made by who may not read them, and never written again.
-            "Secret" => &["create"],
-            _ if is_data(&id) => &["get", "create", "patch"],
+        let verbs: &[&'static str] = match is_data(&id) {
+            true => &["get", "create", "patch"],
             // What a later release does not want is deleted.
-            _ => &["get", "create", "patch", "delete"],
+            false => &["get", "create", "patch", "delete"],
         };
         wanted.extend(verbs.iter().map(|verb| (*verb, id.group.clone(), place.plural.clone())));
     }
@@ -139,7 +153,12 @@ async fn quotas(cluster: &Cluster, owner: &Owner, objects: &[Object]) -> Result<
         };
         running.extend(there.iter().map(count));
     }
-    Ok(lack::quotas(objects, &quotas, &running))
+    let ranges = match cluster.list(&cluster.core("limitranges"), "").await {
+        Ok(ranges) => Some(lack::defaults(&ranges)),
+        Err(refusal) if refusal.is_forbidden() => None,
+        Err(refusal) => return Err(refusal),
+    };
+    Ok(lack::quotas(objects, &quotas, &running, ranges.as_ref()))
 }
 
 async fn classes(cluster: &Cluster, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {

@@ -37,43 +37,45 @@ pub enum Needed {
 /// As a person is told it, with the command that makes it.
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said("kubectl"))
+    }
+}
+
+impl Need {
+    /// The same of one cluster: `kubectl` with what names it.
+    pub fn said(&self, kubectl: &str) -> String {
         const RANDOM: &str = "\"$(openssl rand -hex 32)\"";
         let Self { object, key, what } = self;
-        let generic = format!("kubectl create secret generic {object}");
+        let generic = format!("{kubectl} create secret generic {object}");
         match what {
             Needed::Secret { name: _, source: Some(SecretSource::File(path)) } => {
-                write!(f, "secret {object} must be there: {generic} --from-file={key}={path}")
+                format!("secret {object} must be there: {generic} --from-file={key}={path}")
             }
             Needed::Secret { name: _, source: Some(SecretSource::Store { generate: true }) } => {
-                write!(f, "secret {object} must be there: {generic} --from-literal={key}={RANDOM}")
+                format!("secret {object} must be there: {generic} --from-literal={key}={RANDOM}")
             }
-            Needed::Secret { .. } => write!(f, "secret {object} must be there: {generic} --from-file={key}=FILE"),
+            Needed::Secret { .. } => format!("secret {object} must be there: {generic} --from-file={key}=FILE"),
             Needed::Password { of, user } => {
                 let typed = user
                     .as_ref()
                     .map(|user| format!(" --type=kubernetes.io/basic-auth --from-literal=username={user}"));
                 let typed = typed.unwrap_or_default();
-                write!(
-                    f,
+                format!(
                     "secret {object} must be there and stay, the password of {of}: {generic}{typed} --from-literal={key}={RANDOM}"
                 )
             }
-            Needed::Bearer { of } => write!(
-                f,
+            Needed::Bearer { of } => format!(
                 "secret {object} must hold what requests carry, made of {of}: {generic} --from-literal={key}=\"Bearer TOKEN\""
             ),
-            Needed::Users { of } => write!(
-                f,
+            Needed::Users { of } => format!(
                 "secret {object} must hold the users of {of} as `htpasswd -s` writes them: {generic} --from-file={key}=FILE"
             ),
-            Needed::Login { of } => write!(
-                f,
-                "secret {object} must hold the login of the registry, {of} of the file: kubectl create secret docker-registry {object} \
+            Needed::Login { of } => format!(
+                "secret {object} must hold the login of the registry, {of} of the file: {kubectl} create secret docker-registry {object} \
                  --docker-server=… --docker-username=… --docker-password=…"
             ),
-            Needed::Certificate { host } => write!(
-                f,
-                "secret {object} must hold the certificate of {host}: kubectl create secret tls {object} --cert=FILE --key=FILE, or say \
+            Needed::Certificate { host } => format!(
+                "secret {object} must hold the certificate of {host}: {kubectl} create secret tls {object} --cert=FILE --key=FILE, or say \
                  `kubernetes.issuer` of cert-manager"
             ),
         }

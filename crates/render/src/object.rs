@@ -1,5 +1,6 @@
 //! Objects, and the order in which they are to be there.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -72,6 +73,8 @@ pub struct Manifests {
     pub needs: Vec<Need>,
     /// What whoever applies them should know. A sentence each.
     pub notes: Vec<String>,
+    /// Of these, what is to be known by who applies them by hand alone.
+    pub by_hand: BTreeSet<String>,
 }
 
 /// Manifests that are being made.
@@ -80,6 +83,7 @@ pub(crate) struct Out {
     objects: Vec<Object>,
     needs: Vec<Need>,
     notes: Vec<String>,
+    by_hand: BTreeSet<String>,
 }
 
 impl Out {
@@ -105,9 +109,15 @@ impl Out {
         }
     }
 
+    /// Of those who have nothing that applies one object after another.
+    pub(crate) fn note_by_hand(&mut self, note: String) {
+        self.by_hand.insert(note.clone());
+        self.note(note);
+    }
+
     pub(crate) fn done(mut self) -> Manifests {
         let order = |object: &Object| (object.wave, object.id.kind.clone(), object.id.name.clone());
         self.objects.sort_by_key(order);
-        Manifests { objects: self.objects, needs: self.needs, notes: self.notes }
+        Manifests { objects: self.objects, needs: self.needs, notes: self.notes, by_hand: self.by_hand }
     }
 }

@@ -8,7 +8,7 @@ use bowline_core::app::DatabaseKind;
 use bowline_core::id::{AppKey, Digest, EnvName, ResourceName, ServiceName};
 use bowline_core::release::{ImageDigest, ImageRef, Reference};
 use bowline_core::resource::ResourceId;
-use bowline_render::{Api, Input, Manifests, Object, Secrets, in_waves, kubernetes, roles};
+use bowline_render::{Api, Input, Manifests, Object, Secrets, Wave, in_waves, kubernetes, roles};
 use bowline_spec::{Defaults, parse};
 use serde_json::{Value, json};
 
@@ -403,6 +403,16 @@ fn routes_become_http_routes_with_policies() {
         &[("/spec/rateLimit/local/rules/0/limit", json!({"requests": 5, "unit": "Second"}))],
     );
     check(&toml, &apis, "ReferenceGrant/shop-certificates", &[("/spec/from/0/namespace", json!("infra"))]);
+    // What guards a route is there before it.
+    let manifests = rendered(&toml, &apis);
+    let at = |id: &str| manifests.objects.iter().position(|one| one.id.to_string() == id).unwrap();
+    for policy in ["SecurityPolicy/shop-main", "BackendTrafficPolicy/shop-main"] {
+        assert!(
+            at(policy) < at("Deployment/shop-web") && at("Deployment/shop-web") < at("HTTPRoute/shop-main"),
+            "{policy}"
+        );
+        assert_eq!(manifests.objects[at(policy)].wave, Wave::Config);
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl Provisioner {
             let class = json!({
                 "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "tests.bowline.dev/nowhere",
                 "metadata": { "name": name, "annotations": { "storageclass.kubernetes.io/is-default-class": is_default } },
-                "reclaimPolicy": "Retain",
+                "reclaimPolicy": "Retain", "allowVolumeExpansion": true,
             });
             api.create("/apis/storage.k8s.io/v1/storageclasses", &class).done();
         }

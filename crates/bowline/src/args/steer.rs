@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bowline_core::id::Digest;
+use bowline_render::Api;
 use clap::Args;
 
 use super::kubernetes::{PodImage, image};
@@ -30,6 +31,9 @@ pub(crate) struct Deploy {
     /// To Kubernetes: what a service runs, by its digest; of a database by its kind and name, `postgres.db`. May be said again
     #[arg(long, value_name = "SERVICE=REGISTRY/REPOSITORY@sha256:…", value_parser = image)]
     pub(crate) image: Vec<PodImage>,
+    /// To Kubernetes: what the cluster has beside it, where that is not found: cert-manager, cloudnative-pg, envoy-gateway, external-secrets, ingress-nginx, prometheus. May be said again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) api: Vec<Api>,
     /// To Kubernetes: fields that others have set become Bowline's
     #[arg(long)]
     pub(crate) take_over: bool,

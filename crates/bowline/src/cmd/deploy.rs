@@ -59,8 +59,8 @@ pub(super) async fn run(
         let place = kubernetes::Place { context: context.as_deref(), namespace: namespace.as_deref() };
         return kubernetes::deploy(args, (&dir, &app), place, ui).await;
     }
-    if !args.image.is_empty() || args.take_over {
-        return Err(Fault::new(FaultKind::Invalid, "--image and --take-over are for Kubernetes")
+    if !args.image.is_empty() || !args.api.is_empty() || args.take_over {
+        return Err(Fault::new(FaultKind::Invalid, "--image, --api and --take-over are for Kubernetes")
             .hint("a server builds what it is sent: leave them out"));
     }
     let mut interrupts = Interrupts::new()?;

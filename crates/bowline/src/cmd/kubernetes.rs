@@ -1,5 +1,6 @@
 //! Commands whose target is a cluster: there is no daemon, and what the cluster keeps is asked for itself.
 
+mod apis;
 mod deploy;
 mod exec;
 mod logs;
@@ -113,6 +114,10 @@ impl<'u> Telling<'u> {
             },
         };
         self.step(what);
+    }
+
+    fn note(&mut self, text: String) {
+        self.tell(Told::Note { service: None, text });
     }
 
     fn step(&mut self, what: ChangeStep) {

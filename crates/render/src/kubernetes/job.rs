@@ -100,7 +100,7 @@ fn before(ctx: &Ctx<'_>, out: &mut Out) {
     let spec = spec(template, BEFORE);
     let content = json!([ctx.key.env.as_str(), spec]).to_string();
     let name = names::hashed(&[ctx.key.app.as_str(), "before"], &names::hash(content.as_bytes()));
-    out.note(order(&name, home));
+    out.note_by_hand(order(&name, home));
     let metadata = ctx.meta(name, "release-before");
     out.put(Wave::Before, &Job { metadata, spec: Some(spec), status: None });
 }

@@ -31,7 +31,7 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
     }
     let availability = ctx.app.slo.as_ref().and_then(|slo| slo.availability);
     let (Some(availability), Some(seen)) = (availability, Seen::of(ctx)) else { return };
-    out.note(format!(
+    out.note_by_hand(format!(
         "the availability of {} is reckoned of requests to namespace {}: `--namespace` says another",
         ctx.key.app,
         names::namespace(ctx.key, ctx.app)

@@ -7,26 +7,15 @@ use std::time::Instant;
 
 use bowline_core::app::{App, Tls};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::{Cluster, Object, Order, Owner, Rollout, Stage, Told, survey};
+use bowline_kube::{Cluster, Object, Order, Owner, Rollout, Stage, Told, Wanted, survey};
 use bowline_render::{Api, Manifests, Secrets, Wave, kubernetes, role};
 
-use super::{Place, Telling, owner, secret};
+use super::{Place, Telling, apis, owner, secret};
 use crate::args::Deploy;
 use crate::cmd::follow;
 use crate::cmd::render::Loaded;
 use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::ui::{Tone, Ui};
-
-/// Groups by which an API is known to be there.
-const GROUPS: [(Api, &str); 5] = [
-    (Api::CertManager, "cert-manager.io"),
-    (Api::CloudNativePg, "postgresql.cnpg.io"),
-    (Api::EnvoyGateway, "gateway.envoyproxy.io"),
-    (Api::ExternalSecrets, "external-secrets.io"),
-    (Api::Prometheus, "monitoring.coreos.com"),
-];
-/// What a class of ingress-nginx says of itself.
-const NGINX: &str = "k8s.io/ingress-nginx";
 
 pub(in crate::cmd) async fn run(
     args: Deploy,
@@ -43,7 +32,7 @@ pub(in crate::cmd) async fn run(
     let mut cluster = place.join().await?;
     // What names its namespace names the one that it comes to.
     loaded.put_into(Some(cluster.namespace().to_owned()));
-    let asked = Asked { owner: &owner, loaded: &loaded, dir };
+    let asked = Asked { owner: &owner, loaded: &loaded, dir, apis: &args.api };
     let deployed = async {
         telling.tell(Told::Checking);
         let objects = objects(&mut cluster, &asked, &mut telling).await?;
@@ -89,22 +78,29 @@ struct Asked<'a> {
     owner: &'a Owner,
     loaded: &'a Loaded,
     dir: &'a Path,
+    /// What the cluster is said to have.
+    apis: &'a [Api],
 }
 
 /// All that the release consists of, when the cluster has what it needs; the secrets that it reads are made where nobody has set one.
 async fn objects(cluster: &mut Cluster, asked: &Asked<'_>, telling: &mut Telling<'_>) -> Result<Vec<Object>, Fault> {
-    let Asked { owner, loaded, dir } = *asked;
-    let apis = apis(cluster, &loaded.app).await?;
+    let Asked { owner, loaded, dir, apis } = *asked;
+    let apis = apis::found(cluster, owner, (&loaded.app, apis), telling).await?;
     let render = |secrets| kubernetes(&loaded.input_with(secrets, &apis)).map_err(|refused| refused.fault(&loaded.key));
     let named: Manifests = render(Secrets::Named)?;
     let all = |manifests: &Manifests| -> Vec<Object> {
         manifests.objects.iter().map(|one| Object { stage: stage(one.wave), body: one.body.clone() }).collect()
     };
-    let found = survey(cluster, owner, &role(&loaded.key, "deployer"), &all(&named)).await;
+    let (objects, role) = (all(&named), role(&loaded.key, "deployer"));
+    let wanted = Wanted { objects: &objects, secrets: secret::makes_some(&named.needs), role: &role };
+    let found = survey(cluster, owner, wanted).await;
     let found = found.map_err(|refusal| refusal.fault(format!("{} cannot be looked at", cluster.target())))?;
     found.fit(cluster)?;
     for lack in &found.lacks {
-        telling.tell(Told::Note { service: None, text: format!("{lack}: {}", lack.remedy()) });
+        telling.note(format!("{lack}: {}", lack.remedy(|words| cluster.kubectl(words))));
+    }
+    for note in named.notes.iter().filter(|note| !named.by_hand.contains(*note)) {
+        telling.note(note.replace("kubectl create ", &cluster.kubectl("create ")));
     }
     let held = secret::held(cluster, owner, (&loaded.key, dir), &named.needs, telling).await?;
     Ok(all(&render(Secrets::Hashed(&held))?))
@@ -119,25 +115,6 @@ fn stage(wave: Wave) -> Stage {
         Wave::Edge => Stage::Edge,
         Wave::Watch => Stage::Watch,
     }
-}
-
-/// What the cluster has beside Kubernetes.
-async fn apis(cluster: &Cluster, app: &App) -> Result<BTreeSet<Api>, Fault> {
-    let groups = cluster.groups().await;
-    let groups =
-        groups.map_err(|refusal| refusal.fault(format!("{} does not say what it serves", cluster.target())))?;
-    let mut apis: BTreeSet<Api> =
-        GROUPS.into_iter().filter(|(_, group)| groups.contains(*group)).map(|(api, _)| api).collect();
-    let wanted = app.environment.kubernetes.as_ref().and_then(|settings| settings.ingress_class.as_deref());
-    let is_nginx = match cluster.list("/apis/networking.k8s.io/v1/ingressclasses", "").await {
-        Ok(classes) => classes.iter().any(|class| class["spec"]["controller"] == NGINX),
-        // Who may not look takes the class for what it is called.
-        Err(_) => wanted == Some("nginx"),
-    };
-    if is_nginx {
-        apis.insert(Api::IngressNginx);
-    }
-    Ok(apis)
 }
 
 /// Where its routes are asked.

@@ -12,6 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{Place, only_app, owner};
 use crate::args::Logs;
@@ -23,6 +24,8 @@ use crate::ui::Ui;
 const AT_ONCE: usize = 8;
 /// How often pods that have come meanwhile are looked for.
 const LOOK: Duration = Duration::from_secs(2);
+/// A server may be away for so long while its logs are followed: one that is upgraded is.
+const AWAY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(args: Logs, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fault> {
     let unfit = [(args.release.is_some(), "--release"), (args.access, "--access")];
@@ -129,10 +132,17 @@ impl Wanted<'_> {
         // When the last line of each was written.
         let mut last: BTreeMap<Source, String> = BTreeMap::new();
         let mut looks = tokio::time::interval(LOOK);
+        let mut listed: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = looks.tick() => {
-                    for source in self.sources().await? {
+                    let sources = match self.sources().await {
+                        Ok(sources) => sources,
+                        Err(refusal) if is_borne(&refusal, listed.map(|at| at.elapsed())) => continue,
+                        Err(refusal) => return Err(refusal),
+                    };
+                    listed = Some(Instant::now());
+                    for source in sources {
                         if followed.get(&source).is_some_and(|reads| !reads.is_finished()) {
                             continue;
                         }
@@ -166,6 +176,11 @@ impl Wanted<'_> {
     }
 }
 
+/// Whether a look that failed is made up for by the next one. `listed`: since when none was answered; `None`: none ever was.
+fn is_borne(refusal: &Refusal, listed: Option<Duration>) -> bool {
+    refusal.is_away() && listed.is_some_and(|since| since < AWAY)
+}
+
 async fn read(source: Source, log: impl AsyncBufRead, lines: mpsc::Sender<(Source, String)>) {
     let mut log = std::pin::pin!(log);
     let mut bytes = Vec::new();
@@ -189,5 +204,22 @@ fn line((pod, container): &Source, text: &str) -> LogLine {
         source: LogSource::Stdout,
         instance: Some(format!("{pod}/{container}")),
         text: text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_followed_while_a_server_is_upgraded() {
+        let away = Refusal::Slow(Duration::from_secs(30));
+        let check = |refusal: &Refusal, seconds: Option<u64>, expected: bool| {
+            assert_eq!(is_borne(refusal, seconds.map(Duration::from_secs)), expected, "{refusal} {seconds:?}");
+        };
+        check(&away, Some(2), true);
+        check(&away, Some(61), false);
+        check(&away, None, false);
+        check(&Refusal::Newer("it".to_owned()), Some(2), false);
     }
 }

@@ -14,7 +14,7 @@ use bowline_kube::secrets::{Entry, Index, reads};
 use bowline_kube::{Cluster, Id, Owner, Refusal, Told, now_ms};
 use bowline_render::{Need, Needed, Salt, role, secret_object};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value as Object, json};
 
 use super::{Place, Telling, owner};
 use crate::args::Secret;
@@ -63,12 +63,12 @@ pub(super) async fn run(args: Secret, place: Place<'_>, ui: &Ui) -> Result<ExitC
         Secret::Rm { app, name, env } => {
             let (cluster, (key, owner)) = (place.join().await?, owner(&env, &app)?);
             let (mut index, was) = cluster.secrets(&owner).await.map_err(|refusal| unread(&owner, &refusal))?;
-            let known = index.remove(&name).is_some();
-            if !known {
+            let Some(gone) = index.remove(&name) else {
                 return Err(Fault::new(FaultKind::Invalid, format!("{owner} has no secret {name}")));
-            }
+            };
             cluster.keep_secrets(&owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(&key, &refusal))?;
-            clean(&cluster, &owner, &index).await.map_err(|refusal| refusal.fault("the object of the secret stays"))?;
+            let cleaned = clean(&cluster, &owner, &index, Some(&gone.object)).await;
+            cleaned.map_err(|refusal| refusal.fault("the object of the secret stays"))?;
             ui.object(&json!({ "removed": name }));
             ui.say(format!("  {name} of {owner} is removed; releases that read it keep it until they are given up"));
         }
@@ -89,7 +89,8 @@ async fn set(
     let entry = made(cluster, key, name, (value, &salt), &mut index, &by).await?;
     let version = entry.version;
     cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(key, &refusal))?;
-    clean(cluster, owner, &index).await.map_err(|refusal| refusal.fault("values that nobody reads any more stay"))?;
+    let cleaned = clean(cluster, owner, &index, None).await;
+    cleaned.map_err(|refusal| refusal.fault("values that nobody reads any more stay"))?;
     ui.object(&json!({ "name": name.as_str(), "version": version }));
     ui.say(format!("  {name} of {owner} is set, version {version}; the next release uses it"));
     Ok(())
@@ -118,20 +119,24 @@ async fn made<'i>(
     by: &str,
 ) -> Result<&'i Entry, Fault> {
     let object = secret_object(key, name, value, salt);
-    let version = index.get(name.as_str()).map_or(1, |known| match known.object == object.id.name {
-        // The same value again.
-        true => known.version,
-        false => known.version + 1,
-    });
     match cluster.create(&cluster.core("secrets"), &object.body).await {
         Ok(_) => {}
         // Its name says what it holds.
         Err(refusal) if refusal.is_taken() => {}
         Err(refusal) => return Err(unwritten(key, &refusal)),
     }
-    let entry = Entry { object: object.id.name, version, at: now_ms(), by: by.to_owned() };
-    index.insert(name.to_string(), entry);
+    enter(index, name, Entry { object: object.id.name, version: 1, at: now_ms(), by: by.to_owned() });
     Ok(&index[name.as_str()])
+}
+
+/// The same value again is the same version, set when it was set first.
+fn enter(index: &mut Index, name: &SecretName, entry: Entry) {
+    let version = match index.get(name.as_str()) {
+        Some(known) if known.object == entry.object => return,
+        Some(known) => known.version + 1,
+        None => entry.version,
+    };
+    index.insert(name.to_string(), Entry { version, ..entry });
 }
 
 /// That of the app, made when it is first asked for.
@@ -170,25 +175,51 @@ fn generated() -> Value {
     Value::new(random().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
-/// Values that neither the index nor any kept release names go.
-async fn clean(cluster: &Cluster, owner: &Owner, index: &Index) -> Result<(), Refusal> {
+/// Values that neither the index nor any kept release names go. `removed`: the object of one that somebody wants gone.
+async fn clean(cluster: &Cluster, owner: &Owner, index: &Index, removed: Option<&str>) -> Result<(), Refusal> {
     let releases = cluster.releases(owner).await?;
     let query = format!("&labelSelector={}", owner.selector());
     for secret in cluster.list(&cluster.core("secrets"), &query).await? {
         let name = secret["metadata"]["name"].as_str().unwrap_or_default();
-        // Passwords of databases are not immutable, and the salt is no value.
-        let is_value = secret["immutable"] == true && secret["data"]["value"].is_string();
         let is_named = index.values().any(|entry| entry.object == name)
             || releases.iter().any(|release| reads(&release.objects, name));
-        if is_value && !is_named {
+        if !is_named && (removed == Some(name) || is_old(&secret, now_ms())) && is_value(&secret) {
             let path = cluster.core(&format!("secrets/{name}"));
-            match cluster.ask(http::Method::DELETE, &path, "application/json", None).await {
-                Err(refusal) if !refusal.is_absent() => return Err(refusal),
+            // Whatever has become of it meanwhile is another object.
+            let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": secret["metadata"]["uid"] } });
+            match cluster.ask(http::Method::DELETE, &path, "application/json", Some(&options)).await {
+                Err(refusal) if !refusal.is_absent() && !refusal.is_taken() => return Err(refusal),
                 Ok(_) | Err(_) => {}
             }
         }
     }
     Ok(())
+}
+
+/// Passwords of databases are not immutable, and the salt is no value.
+fn is_value(secret: &Object) -> bool {
+    secret["immutable"] == true && secret["data"]["value"].is_string()
+}
+
+/// Whoever makes one names it afterwards: in the index, or in the release that it is made for.
+fn is_old(secret: &Object, now: u64) -> bool {
+    const NAMED: u64 = 3_600_000;
+    let made = secret["metadata"]["creationTimestamp"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    let made = made.and_then(|made| u64::try_from(made.as_millisecond()).ok());
+    made.is_some_and(|made| now.saturating_sub(made) > NAMED)
+}
+
+/// Whether secrets are made for these.
+pub(super) fn makes_some(needs: &[Need]) -> bool {
+    needs.iter().any(|need| match &need.what {
+        Needed::Secret { source, .. } => match source {
+            Some(SecretSource::Store { generate }) => *generate,
+            Some(SecretSource::File(_)) => true,
+            Some(SecretSource::Aws(_) | SecretSource::Vault(_)) | None => false,
+        },
+        Needed::Password { .. } => true,
+        Needed::Bearer { .. } | Needed::Users { .. } | Needed::Login { .. } | Needed::Certificate { .. } => false,
+    })
 }
 
 /// What the objects of the release's secrets are called; what nobody has set and may be made is made.
@@ -230,10 +261,13 @@ pub(super) async fn held(
                             | SecretSource::Vault(_),
                         )
                         | None => match is_there(cluster, &need.object).await? {
-                            true => {
+                            There::Yes => drop(held.insert(name.clone(), need.object.clone())),
+                            There::Unseen => {
+                                let set = set_by((owner, cluster), name);
+                                telling.note(format!("{name} is not set there, unless somebody has made the secret {}, which you may not look at: {set}", need.object));
                                 held.insert(name.clone(), need.object.clone());
                             }
-                            false => unset.push(name.clone()),
+                            There::No => unset.push(name.clone()),
                         },
                     }
                 }
@@ -243,8 +277,11 @@ pub(super) async fn held(
             }
             Needed::Password { of: _, user } => password(cluster, owner, need, user.as_deref()).await?,
             Needed::Bearer { .. } | Needed::Users { .. } | Needed::Login { .. } | Needed::Certificate { .. } => {
-                if !is_there(cluster, &need.object).await? {
-                    missing.push(need.to_string());
+                let said = need.said(cluster.kubectl("").trim_end());
+                match is_there(cluster, &need.object).await? {
+                    There::Yes => {}
+                    There::Unseen => telling.note(format!("you may not look whether it is there: {said}")),
+                    There::No => missing.push(said),
                 }
             }
         }
@@ -264,21 +301,28 @@ fn there((owner, cluster): (&Owner, &Cluster), unset: &[SecretName], missing: Ve
     let fault = unset.iter().fold(fault, |fault, name| fault.caused_by(format!("{name} is not set")));
     let fault = missing.into_iter().fold(fault, Fault::caused_by);
     Err(match unset.first() {
-        Some(name) => fault.hint(format!(
-            "set it: bowline secret set {} {name} --env {} --to {} < FILE",
-            owner.app,
-            owner.env,
-            cluster.target()
-        )),
+        Some(name) => fault.hint(format!("set it: {}", set_by((owner, cluster), name))),
         None => fault.hint("make them as it is said above, in the namespace of the app"),
     })
 }
 
-/// Who may not look believes that it is there: its pods say if it is not.
-async fn is_there(cluster: &Cluster, object: &str) -> Result<bool, Fault> {
+fn set_by((owner, cluster): (&Owner, &Cluster), name: &SecretName) -> String {
+    format!("bowline secret set {} {name} --env {} --to {} < FILE", owner.app, owner.env, cluster.target())
+}
+
+/// Whether a secret is there.
+enum There {
+    Yes,
+    No,
+    /// Who may not look goes on: its pods say if it is not.
+    Unseen,
+}
+
+async fn is_there(cluster: &Cluster, object: &str) -> Result<There, Fault> {
     match cluster.find(&cluster.core(&format!("secrets/{object}"))).await {
-        Ok(found) => Ok(found.is_some()),
-        Err(refusal) if refusal.is_forbidden() => Ok(true),
+        Ok(Some(_)) => Ok(There::Yes),
+        Ok(None) => Ok(There::No),
+        Err(refusal) if refusal.is_forbidden() => Ok(There::Unseen),
         Err(refusal) => Err(refusal.fault(format!("the secret {object} cannot be looked for"))),
     }
 }
@@ -300,5 +344,44 @@ async fn password(cluster: &Cluster, owner: &Owner, need: &Need, user: Option<&s
         Ok(_) => Ok(()),
         Err(refusal) if refusal.is_taken() => Ok(()),
         Err(refusal) => Err(refusal.fault(format!("the password {id} cannot be made"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_was_just_made_is_not_cleaned_away() {
+        let made = |at: &str| json!({ "metadata": { "creationTimestamp": at } });
+        let now = 1_767_225_600_000; // 2026-01-01T00:00:00Z
+        let check = |secret: Object, expected: bool| assert_eq!(is_old(&secret, now), expected, "{secret}");
+        check(made("2025-12-31T22:59:59Z"), true);
+        check(made("2025-12-31T23:00:01Z"), false);
+        // The clock of the cluster goes before.
+        check(made("2026-01-01T00:00:05Z"), false);
+        check(json!({}), false);
+    }
+
+    #[test]
+    fn the_same_value_changes_nothing_of_the_index() {
+        let name = SecretName::new("token").unwrap();
+        let entry = |object: &str, at: u64| Entry { object: object.to_owned(), version: 1, at, by: "ada".to_owned() };
+        let mut index = Index::new();
+        enter(&mut index, &name, entry("shop-token-1", 5));
+        let before = index.clone();
+        enter(&mut index, &name, entry("shop-token-1", 9));
+        assert_eq!(index, before);
+        enter(&mut index, &name, entry("shop-token-2", 9));
+        assert_eq!((index["token"].version, index["token"].at), (2, 9));
+    }
+
+    #[test]
+    fn what_is_made_beside_a_release_is_known_before() {
+        let need = |what: Needed| Need { object: "shop-token".to_owned(), key: "value", what };
+        let secret =
+            |source: Option<SecretSource>| need(Needed::Secret { name: SecretName::new("token").unwrap(), source });
+        assert!(makes_some(&[secret(None), secret(Some(SecretSource::Store { generate: true }))]));
+        assert!(!makes_some(&[secret(None), secret(Some(SecretSource::Store { generate: false }))]));
     }
 }

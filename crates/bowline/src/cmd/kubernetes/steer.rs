@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::Rollout;
+use bowline_kube::{Cluster, Rollout};
 
 use super::{Place, Telling, only_app, owner};
 use crate::args::{Rollback, Scale};
@@ -31,7 +31,7 @@ pub(super) async fn roll_back(args: Rollback, place: Place<'_>, ui: &Ui) -> Resu
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
     let done = tokio::select! {
         done = rollout.roll_back(release, take_over) => done?,
-        () = interrupts.next() => return Ok(left(ui)),
+        () = interrupts.next() => return Ok(left(&mut cluster, ui).await),
     };
     drop(telling);
     let words = format!("{} release {} serves again", ui.paint(Tone::Good, "is back:"), done.release);
@@ -53,7 +53,7 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
     let (name, done) = tokio::select! {
         done = rollout.scale(service.as_deref(), replicas, take_over) => done?,
-        () = interrupts.next() => return Ok(left(ui)),
+        () = interrupts.next() => return Ok(left(&mut cluster, ui).await),
     };
     drop(telling);
     let instances = if replicas == 1 { "instance" } else { "instances" };
@@ -62,7 +62,8 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-fn left(ui: &Ui) -> ExitCode {
+async fn left(cluster: &mut Cluster, ui: &Ui) -> ExitCode {
+    cluster.let_go().await;
     ui.aside("  interrupted: what was applied goes on in the cluster; run this again to follow it to its end");
     ExitCode::from(INTERRUPTED)
 }

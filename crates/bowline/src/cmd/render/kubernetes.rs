@@ -1,5 +1,6 @@
 //! `bowline render kubernetes`: an app as the objects of a namespace.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use bowline_core::fault::Fault;
@@ -29,7 +30,9 @@ pub(super) fn run(args: RenderKubernetes, ui: &Ui) -> Result<ExitCode, Fault> {
     let (mut loaded, apis) = Loaded::of_cluster(app, "render kubernetes", ui)?;
     loaded.put_into(namespace);
     let manifests = match only_roles {
-        true => Manifests { objects: roles(&loaded.key), needs: Vec::new(), notes: Vec::new() },
+        true => {
+            Manifests { objects: roles(&loaded.key), needs: Vec::new(), notes: Vec::new(), by_hand: BTreeSet::new() }
+        }
         false => kubernetes(&loaded.input(&apis)).map_err(|refused| refused.fault(&loaded.key))?,
     };
     let manifests = if argocd.is_some() { in_waves(manifests) } else { manifests };
@@ -45,7 +48,7 @@ pub(super) fn run(args: RenderKubernetes, ui: &Ui) -> Result<ExitCode, Fault> {
             Vec::new()
         }
     };
-    let Manifests { objects, needs, notes } = manifests;
+    let Manifests { objects, needs, notes, by_hand: _ } = manifests;
     let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
     say(&needs, &notes, ui);
     let objects = if written.is_empty() { objects.into_iter().map(|object| object.body).collect() } else { Vec::new() };

@@ -85,7 +85,7 @@ fn rule(ctx: &Ctx<'_>, name: &RouteName, route: &Route, out: &mut Out) -> Value 
                 "metadata": ctx.meta(object.clone(), "edge"),
                 "spec": { "directResponse": { "statusCode": 403 } },
             });
-            out.put(Wave::Edge, &body);
+            out.put(Wave::Config, &body);
             let reference = json!({ "group": "gateway.envoyproxy.io", "kind": "HTTPRouteFilter", "name": object });
             filters.push(json!({ "type": "ExtensionRef", "extensionRef": reference }));
         }
@@ -123,7 +123,8 @@ fn policies(ctx: &Ctx<'_>, name: &RouteName, object: &str, route: &Route, out: &
         }
         spec["targetRefs"] = target.clone();
         let metadata = ctx.meta(object.to_owned(), "edge");
-        out.put(Wave::Edge, &json!({ "apiVersion": POLICIES, "kind": kind, "metadata": metadata, "spec": spec }));
+        // There before the route that it guards, and gone after it.
+        out.put(Wave::Config, &json!({ "apiVersion": POLICIES, "kind": kind, "metadata": metadata, "spec": spec }));
     };
     put("SecurityPolicy", security(ctx, name, &route.access));
     put("BackendTrafficPolicy", traffic(route));

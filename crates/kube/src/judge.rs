@@ -1,0 +1,157 @@
+//! What the server says of a release before any of it is applied.
+
+use bowline_core::fault::{Fault, FaultKind};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
+
+use crate::cluster::{AT_ONCE, How, patiently};
+use crate::disk;
+use crate::history::Release;
+use crate::object::{Id, Object};
+use crate::prune::is_foreign;
+use crate::refusal::Refusal;
+use crate::replicas;
+use crate::rollout::{Rollout, Told};
+
+/// What is there of what a release consists of.
+pub(crate) type There = [(Id, Value)];
+
+/// What becomes ours that others have set.
+#[derive(Debug, Default)]
+pub(crate) struct Take {
+    all: bool,
+    /// Workloads whose number of instances the load said for us until now.
+    numbers: Vec<Id>,
+}
+
+impl Take {
+    pub(crate) const ALL: Self = Self { all: true, numbers: Vec::new() };
+
+    pub(crate) fn of(&self, id: &Id) -> bool {
+        self.all || self.numbers.contains(id)
+    }
+}
+
+impl Rollout<'_> {
+    pub(crate) async fn learn(&mut self, objects: &[Object]) -> Result<(), Fault> {
+        let ids: Vec<Id> = objects.iter().map(Object::id).collect();
+        let learned = self.cluster.learn(&ids).await;
+        learned.map_err(|refusal| refusal.fault(format!("{} does not say what it serves", self.cluster.target())))
+    }
+
+    /// What of these is there now. What may not be read is not seen.
+    async fn there(&self, objects: &[Object]) -> Result<Vec<(Id, Value)>, Fault> {
+        let cluster = &*self.cluster;
+        let ask = |object: &Object| {
+            let id = object.id();
+            async move {
+                let Some(path) = cluster.path(&id) else { return Ok(None) };
+                match cluster.find(&path).await {
+                    Ok(found) => Ok(found.map(|found| (id, found))),
+                    Err(refusal) if refusal.is_forbidden() => Ok(None),
+                    Err(refusal) => Err(refusal.fault(format!("{id} cannot be looked at"))),
+                }
+            }
+        };
+        let found: Vec<Option<(Id, Value)>> = stream::iter(objects).map(ask).buffered(AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Keeps what was there before the first release from being deleted by any.
+    pub(crate) async fn mark(&self, there: &There, releases: &[Release]) -> Result<(), Fault> {
+        let foreign: Vec<&Id> = there.iter().map(|(id, _)| id).filter(|id| is_foreign(id, releases)).collect();
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        // What somebody else's release has made since was not there before it.
+        let now = self.releases().await?;
+        if let Some(other) = now.last().filter(|last| releases.last().is_none_or(|known| known.number < last.number)) {
+            return Err(self.is_taken(other.number));
+        }
+        for id in foreign {
+            let marked = patiently(|| self.cluster.mark_found(id)).await;
+            marked.map_err(|refusal| {
+                refusal.fault(format!("{id} was there before and cannot be marked as such; nothing was applied"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Nothing of another app or environment is taken, whatever is taken over.
+    fn is_free(&self, there: &There) -> Result<(), Fault> {
+        let others = there.iter().filter_map(|(id, now)| Some((id, self.owner.other_than(now)?)));
+        let others: Vec<String> = others.map(|(id, whose)| format!("{id} is of {whose}")).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("what {} is made of is another's in {}; nothing was applied", self.owner, self.cluster.target());
+        let fault = others.into_iter().fold(Fault::new(FaultKind::Refused, message), Fault::caused_by);
+        Err(fault.hint("one namespace has one environment of an app: say another, --to kubernetes:CONTEXT/NAMESPACE"))
+    }
+
+    /// What is there of these now, of which nothing is another's.
+    pub(crate) async fn look(&mut self, objects: &[Object]) -> Result<Vec<(Id, Value)>, Fault> {
+        (self.tell)(Told::Checking);
+        self.learn(objects).await?;
+        let there = self.there(objects).await?;
+        self.is_free(&there)?;
+        Ok(there)
+    }
+
+    /// These, as they are applied where disks have grown.
+    pub(crate) fn as_large(&mut self, objects: &[Object], there: &There) -> Vec<Object> {
+        let all = objects.iter().map(|object| {
+            let id = object.id();
+            let now = there.iter().find(|(known, _)| *known == id);
+            let Some(kept) = now.and_then(|(_, now)| disk::kept(object, now)) else { return object.clone() };
+            let disk::Kept { object, asked, has } = kept;
+            let text = format!("{id} keeps its {has}: {asked} is asked for, and no disk becomes smaller");
+            (self.tell)(Told::Note { service: None, text });
+            object
+        });
+        all.collect()
+    }
+
+    /// Lets the server judge all of it first, so that half a release is not applied.
+    pub(crate) async fn judge(&self, objects: &[Object], take_over: bool, releases: &[Release]) -> Result<Take, Fault> {
+        let cluster = &*self.cluster;
+        let how = How { dry: true, take_over };
+        let ask = |object| async move {
+            match cluster.apply(object, how).await {
+                Err(refusal) if replicas::is_given_back(&refusal.conflicts(), object, releases) => {
+                    (object.id(), true, cluster.apply(object, How { take_over: true, ..how }).await)
+                }
+                answer => (object.id(), false, answer),
+            }
+        };
+        let answers: Vec<(Id, bool, _)> = stream::iter(objects).map(ask).buffered(AT_ONCE).collect().await;
+        let numbers = answers.iter().filter(|(_, taken, _)| *taken).map(|(id, _, _)| id.clone()).collect();
+        let refused = answers.into_iter().filter_map(|(id, _, answer)| Some((id, answer.err()?)));
+        let refused: Vec<(Id, Refusal)> = refused.collect();
+        match refused.is_empty() {
+            true => Ok(Take { all: take_over, numbers }),
+            false => Err(self.refuses(refused, "; nothing was applied")),
+        }
+    }
+
+    /// What the server says against it. `more`: what has come of it.
+    pub(crate) fn refuses(&self, refused: Vec<(Id, Refusal)>, more: &str) -> Fault {
+        let conflicts: Vec<String> = refused
+            .iter()
+            .flat_map(|(id, refusal)| {
+                let all = refusal.conflicts().into_iter();
+                all.map(move |one| format!("{id}: {} is set by {}", one.field.trim_start_matches('.'), one.manager))
+            })
+            .collect();
+        if !conflicts.is_empty() {
+            let message = format!("others have set what the release sets otherwise{more}");
+            let fault = Fault::new(FaultKind::Refused, message);
+            let fault = conflicts.into_iter().fold(fault, Fault::caused_by);
+            return fault.hint("let them give it up, or take it over from them: --take-over");
+        }
+        let kind = refused.first().map_or(FaultKind::Failed, |(_, first)| first.fault(String::new()).kind);
+        let fault = Fault::new(kind, format!("{} refuses the release{more}", self.cluster.target()));
+        refused.into_iter().fold(fault, |fault, (id, refusal)| fault.caused_by(format!("{id}: {refusal}")))
+    }
+}

@@ -1,0 +1,203 @@
+//! What goes: of a release that did not come up, and of those before one that did.
+
+use bowline_core::fault::Fault;
+
+use crate::cluster::Deletion;
+use crate::history::{self, Release, State};
+use crate::judge::Take;
+use crate::object::{Id, Object, Stage};
+use crate::prune::{is_data, outlives, prune};
+use crate::rollout::{Rollout, Told};
+
+/// What is left of what nobody wants any more, data apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rest {
+    Nothing,
+    /// Something that was there before the first release.
+    Found,
+    /// Something could not be deleted, or not be looked for.
+    Some,
+}
+
+impl Rollout<'_> {
+    /// Records that are outlived go, and with them what is kept as long as they are. What stays is given up the next time.
+    pub(crate) async fn give_up(&mut self, known: &[Release]) {
+        let numbers = history::outlived(known);
+        let (given_up, kept): (Vec<&Release>, Vec<&Release>) =
+            known.iter().partition(|one| numbers.contains(&one.number));
+        let record = |number: u32| Id {
+            group: String::new(),
+            version: "v1".to_owned(),
+            kind: "ConfigMap".to_owned(),
+            name: history::name(self.owner, number),
+        };
+        let mut ids = outlives(&given_up, &kept);
+        ids.extend(numbers.into_iter().map(record));
+        if self.cluster.learn(&ids).await.is_ok() {
+            for id in &ids {
+                let _ = self.cluster.delete(id, self.owner).await;
+            }
+        }
+    }
+
+    /// What the releases before have made and this one does not want. What cannot be removed is said, and in the way of nothing.
+    pub(crate) async fn remove(&mut self, wanted: &[Object], releases: &[Release]) -> Rest {
+        let found = prune(wanted, releases);
+        let note = |text: String| Told::Note { service: None, text };
+        if let Err(fault) = self.cluster.learn(found.go.iter().chain(&found.stay)).await {
+            (self.tell)(note(format!("what is not wanted any more is left: {fault}")));
+            return Rest::Some;
+        }
+        let mut rest = Rest::Nothing;
+        for id in &found.go {
+            self.cluster.beat().await;
+            match self.cluster.delete(id, self.owner).await {
+                Ok(Deletion::Done) => (self.tell)(note(format!("removed {id}"))),
+                Ok(Deletion::NotOurs) => {}
+                Ok(Deletion::Found) => {
+                    rest = rest.max(Rest::Found);
+                    (self.tell)(note(format!("{id} was there before the first release, and stays")));
+                }
+                Err(refusal) => {
+                    rest = Rest::Some;
+                    (self.tell)(note(format!("{id} is not wanted any more and stays: {refusal}")));
+                }
+            }
+        }
+        for id in &found.stay {
+            let path = self.cluster.path(id).unwrap_or_default();
+            if self.cluster.find(&path).await.is_ok_and(|there| there.is_some()) {
+                // A kind of others is told from those of the same name by its group.
+                let kind: Vec<String> =
+                    [id.kind.to_lowercase(), id.group.clone()].into_iter().filter(|part| !part.is_empty()).collect();
+                let remove = self.cluster.kubectl(&format!("delete {} {}", kind.join("."), id.name));
+                (self.tell)(note(format!("{id} is not wanted any more and stays, it holds data: {remove}")));
+            }
+        }
+        rest
+    }
+
+    /// It did not come up. What served is put back as it was, then what this one alone has made goes.
+    pub(crate) async fn take_back(&mut self, mut release: Release, releases: Vec<Release>, why: Fault) -> Fault {
+        let number = release.number;
+        let because =
+            why.causes.first().map_or_else(|| why.message.clone(), |cause| format!("{}: {cause}", why.message));
+        (self.tell)(Told::Note { service: None, text: format!("release {number} is taken back: {because}") });
+        release.why = Some(because);
+        let before = history::serving(&releases).cloned();
+        let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
+        if let Some(before) = &before {
+            let objects = Way::Undone.objects(&before.objects, |_| true);
+            let put_back = match self.learn(&objects).await {
+                Ok(()) => self.bring(&objects, &Take::ALL).await.map_err(|stop| stop.fault),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = put_back {
+                let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
+                let fault = fault
+                    .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message))
+                    .hint(format!("when that is mended: {}", self.command(&format!("rollback {}", self.owner.app))));
+                // It stays pending: what it has made is not yet taken back.
+                return self.ended(&release, fault).await;
+            }
+        }
+        release.state = State::Rejected;
+        let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != number).collect();
+        known.push(release.clone());
+        let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
+        let rest = self.remove(kept, &known).await;
+        let rejected = self.reject_others(number, &known).await;
+        self.give_up(&known).await;
+        let fault = rejected.err().into_iter().fold(fault, |fault, error| fault.caused_by(error.message));
+        let fault = fault.caused_by(match (&before, rest) {
+            (Some(before), _) if ran_alone(&release.objects, &before.objects) => format!(
+                "it was taken back, and release {} serves again; what `release.before` has done is not undone",
+                before.number
+            ),
+            (Some(before), _) => format!("it was taken back, and release {} serves as before", before.number),
+            (None, Rest::Nothing) => "it was taken back, and nothing served before it".to_owned(),
+            (None, Rest::Found) => {
+                "it was taken back; what was there before it stays, as this release has set it".to_owned()
+            }
+            (None, Rest::Some) => {
+                "nothing served before it, and not all that it has made could be taken back".to_owned()
+            }
+        });
+        self.ended(&release, fault).await
+    }
+
+    /// What became of it is kept, if it can be.
+    pub(crate) async fn ended(&self, release: &Release, fault: Fault) -> Fault {
+        match self.keep(release).await {
+            Ok(()) => fault,
+            Err(error) => fault.caused_by(error.message),
+        }
+    }
+}
+
+/// Why what served is applied again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is the one that serves, and what is asked for.
+    Same,
+    /// Somebody goes back to it: the servers of its data are left as they are, unless they are not there.
+    Back,
+    /// Another one is undone, or a way back to another: what that changed of the servers, too.
+    Undone,
+}
+
+impl Way {
+    /// What of a release is applied. Data themselves are never undone, and what ran before a release is not repeated.
+    pub(crate) fn objects(self, all: &[Object], is_there: impl Fn(&Id) -> bool) -> Vec<Object> {
+        let counts = |object: &&Object| match object.stage {
+            Stage::Before => false,
+            Stage::Data => match self {
+                Self::Same => true,
+                Self::Undone => !is_data(&object.id()) || !is_there(&object.id()),
+                Self::Back => !is_there(&object.id()),
+            },
+            Stage::Config | Stage::Workload | Stage::Edge | Stage::Watch => true,
+        };
+        all.iter().filter(counts).cloned().collect()
+    }
+}
+
+/// Whether something ran before this release that did not before that one.
+fn ran_alone(this: &[Object], that: &[Object]) -> bool {
+    let known = |id: &Id| that.iter().any(|object| object.id().is_same(id));
+    this.iter().filter(|object| object.stage == Stage::Before).any(|object| !known(&object.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(stage: Stage, api: &str, kind: &str) -> Object {
+        Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": "shop" } }) }
+    }
+
+    #[test]
+    fn what_is_undone_is_undone_of_databases_too_but_not_of_their_data() {
+        let all = [
+            object(Stage::Config, "v1", "ConfigMap"),
+            object(Stage::Data, "v1", "PersistentVolumeClaim"),
+            object(Stage::Data, "postgresql.cnpg.io/v1", "Cluster"),
+            object(Stage::Data, "apps/v1", "StatefulSet"),
+            object(Stage::Before, "batch/v1", "Job"),
+            object(Stage::Workload, "apps/v1", "Deployment"),
+        ];
+        let there = |way: Way, is_there: bool, expected: &[&str]| {
+            let kinds: Vec<String> = way.objects(&all, |_| is_there).iter().map(|object| object.id().kind).collect();
+            assert_eq!(kinds, expected);
+        };
+        let check = |way: Way, expected: &[&str]| there(way, true, expected);
+        check(Way::Same, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
+        check(Way::Undone, &["ConfigMap", "StatefulSet", "Deployment"]);
+        check(Way::Back, &["ConfigMap", "Deployment"]);
+        // What a later release has pruned is made again.
+        there(Way::Back, false, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
+        assert!(ran_alone(&all, &all[..4]) && !ran_alone(&all, &all) && !ran_alone(&all[..4], &all));
+    }
+}
