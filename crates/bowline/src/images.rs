@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
 use bowline_image::base::{Machine, Needs, Start};
-use bowline_image::{Image, ImageError, Labels, Layout, Recipe, Run, Tree, make};
+use bowline_image::{Entry, Image, ImageError, Labels, Layout, Recipe, Run, Tree, make};
 use bowline_node::{ImageCall, ImageRequest};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -20,6 +20,8 @@ const FOLDER: &str = "cache/images";
 const SHELL: &str = "/bin/sh";
 /// Apps of one machine stand on few bases, and each release on the one before's until the machine's packages change.
 const BASES: usize = 8;
+/// An engine may give what it mounts there the mode of what lies below.
+const TEMPORARY: &str = "/tmp";
 /// By which it is told whether a base is still that of this machine.
 const PACKAGES: &str = "/var/lib/dpkg/status";
 
@@ -70,9 +72,7 @@ fn leave_bases(layout: Layout, kept: usize) -> Result<(), ImageError> {
 
 /// With what it stands on.
 fn image(request: &ImageRequest, layout: &Layout) -> Result<Image, Fault> {
-    let at = inside(&request.artifact)?;
-    let mut own = Tree::default();
-    own.folder(&request.artifact, &at)?;
+    let own = own(&request.artifact)?;
     let needs = needs(request, &own)?;
     let base = base(&needs, layout)?;
     let config = base.settings(layout.blobs())?;
@@ -88,6 +88,16 @@ fn image(request: &ImageRequest, layout: &Layout) -> Result<Image, Fault> {
         created: 0,
     };
     Ok(make(&recipe, layout.blobs())?)
+}
+
+/// Over its base, without closing to the app what everybody may write there.
+fn own(artifact: &Path) -> Result<Tree, Fault> {
+    let mut own = Tree::default();
+    if artifact.starts_with(TEMPORARY) {
+        own.put(&inside(Path::new(TEMPORARY))?, Entry::Scratch)?;
+    }
+    own.folder(artifact, &inside(artifact)?)?;
+    Ok(own)
 }
 
 /// A path of the machine, as a tree has it: what names its own folder, as packages of Python do, finds itself.
@@ -141,9 +151,16 @@ fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use bowline_image::Entry;
-
     use super::*;
+
+    #[test]
+    fn a_state_among_temporary_files_closes_none_to_the_app() {
+        let folder = tempfile::tempdir_in(TEMPORARY).unwrap();
+        fs::write(folder.path().join("x"), "x").unwrap();
+        let own = own(folder.path()).unwrap();
+        assert_eq!(own.entries()["tmp"], Entry::Scratch);
+        assert!(own.entries().contains_key(&inside(&folder.path().join("x")).unwrap()));
+    }
 
     #[test]
     fn what_a_command_starts_is_looked_for_where_its_instance_looks() {

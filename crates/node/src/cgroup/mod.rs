@@ -39,8 +39,8 @@ pub(crate) const CPU_LIMIT: &str = "cpu limit";
 pub(crate) const PROCESS_LIMIT: &str = "process limit";
 
 pub(crate) fn most_processes() -> u32 {
-    let numbers = number(Path::new("/proc/sys/kernel/pid_max")).and_then(|most| u32::try_from(most).ok());
-    numbers.map_or(MAX_PROCESSES, |most| (most / SHARE_OF_PROCESSES).clamp(MIN_PROCESSES, MAX_PROCESSES))
+    crate::procfs::pid_max()
+        .map_or(MAX_PROCESSES, |most| (most / SHARE_OF_PROCESSES).clamp(MIN_PROCESSES, MAX_PROCESSES))
 }
 
 /// The folders of one incarnation.

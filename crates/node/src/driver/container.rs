@@ -22,6 +22,7 @@ use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
 use crate::engine::Listed;
 use crate::engine::create::{Bind, FILES, GIVEN, SECRETS, Wanted};
 use crate::layout::{self, Layout};
+use crate::procfs;
 use crate::shim::contract::{Clear, Container, Entry, Record};
 use crate::{Containers, Engine, ImageRequest, Keep};
 
@@ -29,7 +30,7 @@ use crate::{Containers, Engine, ImageRequest, Keep};
 const IMAGE_FORMAT: &str = "1";
 /// In the folder of an incarnation: what it may write to of its release.
 const WRITABLE: &str = "writable";
-/// Of open files and processes, where the daemon is given any number.
+/// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
 const MOST: u64 = 1 << 20;
 /// What tells this state's containers from any others.
 const STATE_LABEL: &str = "bowline.state";
@@ -99,8 +100,8 @@ pub(super) fn prepare(
         memory: spec.limits.memory.map(|bytes| bytes.0),
         cpu: spec.limits.cpu.map(|cpu| cpu.0),
         processes: cgroup::most_processes(),
-        most: [(FILES, Resource::Nofile), ("nproc", Resource::Nproc)]
-            .map(|(name, resource)| (name, getrlimit(resource).maximum.map_or(MOST, |most| most.min(MOST)))),
+        most: [(FILES, Resource::Nofile, MOST), ("nproc", Resource::Nproc, procfs::pid_max().map_or(MOST, u64::from))]
+            .map(|(name, resource, most)| (name, getrlimit(resource).maximum.map_or(most, |own| own.min(most)))),
     };
     Ok(Container {
         socket: engines.of.engine.socket().to_owned(),
