@@ -84,6 +84,8 @@ struct Shim {
     name: String,
     /// `None`: it has ended before it could be held.
     main: Option<(Pidfd, u32)>,
+    /// Those that the engine has made; they go when it has noticed the end.
+    groups: Membership,
     life: Life,
     began: Instant,
     log: Log,
@@ -108,7 +110,8 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
     reach(Point::ShimExecuted);
     let pid = main.as_ref().map_or(0, |(_, pid)| *pid);
     let (socket_of, name) = (container.socket.clone(), container.name.clone());
-    let contained = Contained { socket: socket_of, name, pid, groups: Membership::of_process(pid) };
+    let groups = Membership::of_process(pid);
+    let contained = Contained { socket: socket_of, name, pid, groups: groups.clone() };
     log.line(now_ms(), Tag::Bowline, format!("started: container {}, port {}", container.name, config.port).as_bytes());
     log.flush();
     let started = Verdict::Started {
@@ -125,6 +128,7 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
         engine,
         name: container.name.clone(),
         main,
+        groups,
         life: Life::new(Duration::from_millis(config.grace_ms)),
         began: Instant::now(),
         log,
@@ -258,8 +262,10 @@ impl Shim {
 
     /// Its first process is gone, and the kernel has killed all others.
     fn ended(&mut self) {
-        let (status, out_of_memory) = self.last_words();
-        self.handle(Input::MainExited { status, out_of_memory });
+        // Looked at before the groups go: not every engine notices why (Podman with groups of version 1 does not).
+        let killed = self.groups.out_of_memory_kills() > 0;
+        let (status, said) = self.last_words();
+        self.handle(Input::MainExited { status, out_of_memory: said || killed });
         self.handle(Input::GroupGone);
         self.handle(Input::TreeGone);
     }
