@@ -309,12 +309,18 @@ fn keeps(kind: Kind, name: &'static str) {
     load.stop().expect_no_failure("while the engine was started anew");
     assert_eq!(scene.only_copy(), copy, "the same container");
     assert_eq!(scene.get("/count"), "3");
+    let asked = logs().matches("asked").count();
+    scene.get("/");
+    wait("what it says after that is in its log, too", SOON, || {
+        (logs().matches("asked").count() > asked).then_some(())
+    });
     // It dies while no engine is there: what it was is known when the engine is back, and another one runs.
     scene.engine.stop();
     copy.first.kill();
     wait("it is gone", SOON, || (!copy.first.runs()).then_some(()));
     scene.engine.go_on();
     wait("another one answers", SOON * 2, || (scene.get("/count") == "4").then_some(()));
+    assert!(logs().contains("exited: signal 9"), "{}", logs());
     assert_ne!(scene.only_copy().first, copy.first);
     // More memory than it may have: only it dies, and why is said.
     let _ = scene.get("/leak");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use bowline_core::app::Command;
@@ -28,8 +28,6 @@ use crate::{Containers, Engine, ImageRequest, Keep};
 
 /// Of the images that are made: another number, and all are made anew.
 const IMAGE_FORMAT: &str = "1";
-/// In the folder of an incarnation: what it may write to of its release.
-const WRITABLE: &str = "writable";
 /// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
 const MOST: u64 = 1 << 20;
 /// What tells this state's containers from any others.
@@ -82,13 +80,13 @@ pub(super) fn prepare(
     };
     let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
     let mut all = start::environment(context, spec, port, Path::new("/"));
+    let search = all.iter().find(|(name, _)| name == SEARCH);
+    let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
+    let image = image(context, engines, spec, (search, making))?;
     let mounts = mounts(context, spec, uid).map_err(|error| failed(&error))?;
     let entry = entry(spec, &mounts);
     let paths = entry.variables.iter();
     all.extend(paths.map(|(name, path)| (name.clone(), start::clear(path.as_os_str().as_encoded_bytes()))));
-    let search = all.iter().find(|(name, _)| name == SEARCH);
-    let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
-    let image = image(context, engines, spec, (search, making))?;
     let (hidden, env) = split(spec, all)?;
     let wanted = Wanted {
         image,
@@ -170,6 +168,10 @@ fn split(spec: &InstanceSpec, all: Vec<(String, Clear)>) -> Result<Env, Fault> {
         let fault = Fault::new(FaultKind::Refused, format!("{} is given a secret as {name:?}", spec.id));
         return Err(fault.caused_by("a shell in its container sets it, and knows letters, digits and _ only"));
     }
+    if let Some((name, _)) = hidden.iter().find(|(_, value)| value.0.contains(&0)) {
+        let fault = Fault::new(FaultKind::Refused, format!("the secret in {name} of {} holds a NUL byte", spec.id));
+        return Err(fault.hint("give it as a file: { secret = …, as = \"file\" }"));
+    }
     let text = |(name, value): (String, Clear)| (name, String::from_utf8_lossy(&value.0).into_owned());
     Ok((hidden, open.into_iter().map(text).collect()))
 }
@@ -188,22 +190,52 @@ fn mounts(context: &Context, spec: &InstanceSpec, uid: u32) -> io::Result<Vec<Bi
         let places: BTreeSet<PathBuf> = places.collect();
         all.extend(places.into_iter().map(|to| Bind { from: volume.source.clone(), to, writable: true }));
     }
-    let folder = context.layout.instance(&spec.id).join(WRITABLE);
+    let folder = context.layout.instance(&spec.id).join(layout::WRITABLE);
     for (number, path) in spec.writable.iter().enumerate() {
         layout::make_folder(&folder, 0o711)?;
         let (from, to) = (folder.join(number.to_string()), spec.root.join(path));
-        copy(&to, &from, uid)?;
+        match without_links(&spec.root, path)? {
+            Some(source) => copy(&source, &from, uid)?,
+            None => make(&from, uid)?,
+        }
         all.push(Bind { from, to, writable: true });
     }
     Ok(all)
 }
 
-/// A copy that is the app's; what is not there is an empty folder. Of an artifact, which nobody changes.
-fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
-    let own = |path: &Path| match nix::unistd::geteuid().is_root() {
+/// A file or folder below `root`; `None`: there is none. Never through a link, and never one: it could lead out of the release, and this
+/// process may be root.
+fn without_links(root: &Path, path: &str) -> io::Result<Option<PathBuf>> {
+    let mut at = root.to_owned();
+    let mut is_folder = true;
+    for part in Path::new(path).components() {
+        let Component::Normal(part) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
+        at.push(part);
+        match fs::symlink_metadata(&at) {
+            Ok(found) if is_folder && (found.is_dir() || found.is_file()) => is_folder = found.is_dir(),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(at))
+}
+
+fn own(path: &Path, uid: u32) -> io::Result<()> {
+    match nix::unistd::geteuid().is_root() {
         true => lchown(path, Some(uid), Some(uid)),
         false => Ok(()),
-    };
+    }
+}
+
+/// An empty folder that is the app's.
+fn make(folder: &Path, uid: u32) -> io::Result<()> {
+    fs::create_dir(folder)?;
+    own(folder, uid)
+}
+
+/// A copy that is the app's, of an artifact, which nobody changes. Links stay what they are: they lead where they do in the container.
+fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
     let mut left = vec![(from.to_owned(), to.to_owned())];
     while let Some((from, to)) = left.pop() {
         match fs::symlink_metadata(&from) {
@@ -222,10 +254,9 @@ fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
                 }
             }
             Ok(_) => continue,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&to)?,
             Err(error) => return Err(error),
         }
-        own(&to)?;
+        own(&to, uid)?;
     }
     Ok(())
 }
@@ -336,12 +367,15 @@ pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>
     if ResourceKey::of_slot(&id.slot).is_some() {
         return;
     }
-    let (engine, name) = match (record.and_then(|record| record.container.as_ref()), &context.engines) {
-        (Some(container), _) => (Engine::at(container.socket.clone()), container.name.clone()),
-        (None, Some(engines)) => (engines.of.engine.clone(), name(&context.layout, &id.slot)),
+    let engine = match (record.and_then(|record| record.container.as_ref()), &context.engines) {
+        (Some(container), _) => Engine::at(container.socket.clone()),
+        (None, Some(engines)) => engines.of.engine.clone(),
         (None, None) => return,
     };
-    if let Err(error) = engine.remove(&name) {
+    // Not by name: the next incarnation may have it already.
+    let own = engine.containers(&format!("{INSTANCE_LABEL}={id}"));
+    let removed = own.and_then(|own| own.iter().try_for_each(|one| engine.remove(&one.id)));
+    if let Err(error) = removed {
         tracing::debug!(instance = %id, %error, "its container stays until its name is used again");
     }
 }
@@ -425,7 +459,20 @@ mod tests {
         copy(&from, &to, nix::unistd::geteuid().as_raw()).unwrap();
         assert_eq!(fs::read_to_string(to.join("a/link")).unwrap(), "x");
         assert_eq!(fs::metadata(to.join("a/b/c")).unwrap().permissions().mode() & 0o777, 0o755);
-        copy(&folder.path().join("none"), &folder.path().join("empty"), 0).unwrap();
-        assert!(folder.path().join("empty").is_dir());
+    }
+
+    #[test]
+    fn nothing_beyond_a_release_is_copied_for_an_app() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("secret"), "x").unwrap();
+        symlink(outside.path(), root.path().join("up")).unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        fs::write(root.path().join("file"), "x").unwrap();
+        for bad in ["up", "up/secret", "up/new", "../x", "file/x"] {
+            assert!(without_links(root.path(), bad).is_err(), "{bad}");
+        }
+        let inside = |path: &str| without_links(root.path(), path).unwrap();
+        assert_eq!(["a/b", "file"].map(inside), ["a/b", "file"].map(|path| Some(root.path().join(path))));
+        assert_eq!(["new", "a/new"].map(inside), [None, None]);
     }
 }

@@ -166,6 +166,9 @@ fn run_shim(context: &Context, id: &InstanceId, exe: &Path, config: &Config) -> 
     match reply {
         Ok(Reply::Started(record)) => Ok(record),
         Ok(Reply::Refused(refusal)) => {
+            if config.container.is_some() {
+                give_up_container(context, id);
+            }
             abandon(context, id, cgroup);
             Err(refusal.into())
         }

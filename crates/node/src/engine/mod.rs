@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -23,6 +23,10 @@ use http::{Answer, Body};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a daemon that begins waits for one that hangs: what runs is taken up before anything else.
 const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
+/// To kill and unmount a container; an engine goes on with it when nobody waits any more.
+const REMOVED_WITHIN: Duration = Duration::from_secs(15);
+/// Between two looks at what an engine is about to do.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// To take an image, and unpack it.
 const LOAD_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -52,6 +56,8 @@ pub enum EngineError {
     Image(String),
     #[error("the container engine at {} runs without root", socket.display())]
     Rootless { socket: PathBuf },
+    #[error("the container engine at {} has its containers on another machine", socket.display())]
+    Elsewhere { socket: PathBuf },
 }
 
 impl EngineError {
@@ -62,6 +68,9 @@ impl EngineError {
             ),
             Self::Rootless { .. } => Some(
                 "its containers have users, and maybe a network, of their own, out of reach of volumes and edge: say the engine of root, --engine PATH",
+            ),
+            Self::Elsewhere { .. } => Some(
+                "its processes are not among those of this machine: an engine in a virtual machine or beyond a forwarded socket cannot run instances; say this machine's own, --engine PATH",
             ),
             Self::Refused { .. } | Self::Form { .. } | Self::Image(_) => None,
         }
@@ -198,7 +207,8 @@ impl Engine {
     /// # Errors
     /// It does not answer, or is none whose containers are reached from here.
     pub fn look(&self) -> Result<Vec<String>, EngineError> {
-        let info: Info = self.read("GET", "/info")?;
+        let question = ("GET", "/info");
+        let info: Info = understood("GET /info", &self.taken(question, Body::Empty, BRIEF_PATIENCE)?)?;
         if info.is_rootless() {
             return Err(EngineError::Rootless { socket: self.socket.clone() });
         }
@@ -225,7 +235,9 @@ impl Engine {
 
     /// The names of images in `repository`.
     pub(crate) fn images(&self, repository: &str) -> Result<Vec<String>, EngineError> {
-        let all: Vec<ListedImage> = self.read("GET", "/images/json")?;
+        let question = ("GET", "/images/json");
+        let all: Vec<ListedImage> =
+            understood("GET /images/json", &self.taken(question, Body::Empty, BRIEF_PATIENCE)?)?;
         let names = all.into_iter().flat_map(|image| image.repo_tags.unwrap_or_default());
         let is_of = |name: &String| name.strip_prefix(repository).is_some_and(|rest| rest.starts_with(':'));
         Ok(names.filter(is_of).collect())
@@ -265,10 +277,15 @@ impl Engine {
     /// By its name or its id; kills what runs in it. That there is none is no error.
     pub(crate) fn remove(&self, which: &str) -> Result<(), EngineError> {
         let path = format!("/containers/{which}?force=true&v=true");
-        let answer = self.ask(("DELETE", &path), Body::Empty, PATIENCE)?;
-        match answer.status {
-            404 => Ok(()),
-            _ => accepted(&format!("DELETE {path}"), answer).map(drop),
+        let deadline = Instant::now() + REMOVED_WITHIN;
+        loop {
+            let answer = self.ask(("DELETE", &path), Body::Empty, REMOVED_WITHIN)?;
+            match answer.status {
+                404 => return Ok(()),
+                // Somebody else removes it, who may take a while.
+                409 if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                _ => return accepted(&format!("DELETE {path}"), answer).map(drop),
+            }
         }
     }
 

@@ -20,7 +20,6 @@ use zeroize::Zeroizing;
 
 use super::OneOffs;
 use crate::cage::Lack;
-use crate::cgroup::Membership;
 use crate::driver::pidfd::Pidfd;
 use crate::driver::{Context, adopt, finish, start};
 use crate::procfs;
@@ -102,7 +101,8 @@ fn refuse_containers(context: &Context, spec: &SessionSpec) -> Result<(), Fault>
     let record = || Record::read(&context.layout.instance(id)).ok().flatten();
     match spec.place {
         SessionPlace::Inside => match record().and_then(|record| record.container) {
-            Some(container) => Err(fault.hint(format!("docker exec -it {} sh", container.name))),
+            Some(container) => Err(fault
+                .hint(format!("ask the engine: docker exec -it {0} sh, or podman exec -it {0} sh", container.name))),
             None => Ok(()),
         },
         SessionPlace::OneOff if context.engines.is_none() => Ok(()),
@@ -116,10 +116,10 @@ fn enter(context: &Context, id: &InstanceId) -> Result<Place, Fault> {
     let shim = adopt::alive(&record).ok_or_else(gone)?;
     let pid = record.child.ok_or_else(gone)?;
     let app = Pidfd::open(pid).map_err(|_| gone())?;
-    // The number was the app's when the shim wrote it down. A child of the shim that lives has it still, and so has what lies in the
-    // groups that its engine has made for it.
+    // The number was the app's when the shim wrote it down. A child of the shim that lives has it still, and so has what carries the
+    // instance's mark.
     let is_its_own = match &record.container {
-        Some(container) => Membership::of_process(pid) == container.groups,
+        Some(_) => procfs::carries(pid, crate::shim::MARK, &context.layout.mark(id)),
         None => procfs::stat(pid).is_some_and(|stat| stat.parent == record.pid),
     };
     if !is_its_own || shim.has_ended() || app.has_ended() {

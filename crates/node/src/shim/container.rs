@@ -32,11 +32,11 @@ use super::queue::Log;
 use crate::cgroup::Membership;
 use crate::driver::pidfd::Pidfd;
 use crate::engine::create::{GIVEN, SECRETS, START, STREAMS};
-use crate::engine::{Engine, State};
+use crate::engine::{Engine, EngineError, LOOK_AGAIN, State};
 use crate::procfs;
 
-/// Between two looks at an engine that does not answer, or does not know yet that its container has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long the first process of a container that has started may take to become what it is told to be.
+const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 /// How long the engine is asked how a container ended that was told to.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What `docker-init` and shells end with for a signal: 128 and its number.
@@ -106,7 +106,7 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
     engine.create(&container.name, &container.request).map_err(|error| error.refusal(what()))?;
     reach(Point::ShimForked);
     engine.start(&container.name).map_err(|error| error.refusal(what()))?;
-    let main = hold(&engine, &container.name).map_err(|error| error.refusal(what()))?;
+    let main = hold(&engine, &container.name, &config.mark, BEGINS_WITHIN).map_err(|error| error.refusal(what()))?;
     reach(Point::ShimExecuted);
     let pid = main.as_ref().map_or(0, |(_, pid)| *pid);
     let (socket_of, name) = (container.socket.clone(), container.name.clone());
@@ -138,11 +138,23 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
     })
 }
 
-/// Opened first and asked for again: from then on its number cannot pass to another process.
-fn hold(engine: &Engine, name: &str) -> Result<Option<(Pidfd, u32)>, crate::engine::EngineError> {
-    let State::Runs { pid } = engine.state(name)? else { return Ok(None) };
-    let Ok(main) = Pidfd::open(pid) else { return Ok(None) };
-    Ok((engine.state(name)? == State::Runs { pid }).then_some((main, pid)))
+/// Opened first and asked for again: from then on its number cannot pass to another process. And it is this container's, by the mark in
+/// its environment: an engine in a virtual machine has the same numbers for other processes.
+fn hold(engine: &Engine, name: &str, mark: &str, within: Duration) -> Result<Option<(Pidfd, u32)>, EngineError> {
+    let deadline = Instant::now() + within;
+    loop {
+        let State::Runs { pid } = engine.state(name)? else { return Ok(None) };
+        let main = Pidfd::open(pid).ok().filter(|_| procfs::carries(pid, crate::shim::MARK, mark));
+        match (main, engine.state(name)?) {
+            (Some(main), State::Runs { pid: still }) if still == pid => return Ok(Some((main, pid))),
+            (None, State::Runs { .. }) if Instant::now() >= deadline => {
+                return Err(EngineError::Elsewhere { socket: engine.socket().to_owned() });
+            }
+            // Until it is executed it is the engine's own.
+            (Some(_) | None, State::Runs { .. }) => std::thread::sleep(LOOK_AGAIN),
+            (Some(_) | None, State::Ended { .. } | State::Gone) => return Ok(None),
+        }
+    }
 }
 
 /// Leaves in memory what the container finds at [`GIVEN`], and opens our ends of its output.
@@ -155,6 +167,10 @@ fn give(config: &Config, container: &Container) -> io::Result<[Stream; 2]> {
     place::private_folder(folder, config.uid)?;
     if !is_memory(folder) && nix::unistd::geteuid().is_root() {
         place::mount_secrets(folder, config.uid)?;
+    }
+    if !is_memory(folder) && !container.hidden.is_empty() {
+        let text = format!("secret variables are in memory alone, and {} is on a disk", folder.display());
+        return Err(io::Error::other(text));
     }
     let secrets = folder.join(SECRETS);
     place::private_folder(&secrets, config.uid)?;
@@ -264,7 +280,11 @@ impl Shim {
     fn ended(&mut self) {
         // Looked at before the groups go: not every engine notices why (Podman with groups of version 1 does not).
         let killed = self.groups.out_of_memory_kills() > 0;
-        let (status, said) = self.last_words();
+        // Nobody asks how one ended that was told to.
+        let (status, said) = match self.life.is_ending() {
+            true => (Status::Signal(libc::SIGTERM), false),
+            false => self.last_words(),
+        };
         self.handle(Input::MainExited { status, out_of_memory: said || killed });
         self.handle(Input::GroupGone);
         self.handle(Input::TreeGone);
@@ -272,7 +292,7 @@ impl Shim {
 
     /// Only the engine knows; one that is started anew is waited for, as long as nobody wants the instance gone.
     fn last_words(&mut self) -> (Status, bool) {
-        let mut deadline = self.life.is_ending().then(|| Instant::now() + LAST_WORDS);
+        let mut deadline = None;
         loop {
             match self.engine.state(&self.name) {
                 Ok(State::Ended { code, out_of_memory }) => return (status(code), out_of_memory),
@@ -325,15 +345,15 @@ impl Shim {
         let end = self.end.clone().unwrap_or(End::Killed);
         self.log.close(now, Tag::Bowline, inner::describe(&end).as_bytes());
         self.log.settle();
-        // One that cannot be removed now is removed before its name is used again.
-        let _ = self.engine.remove(&self.name);
-        remove_given(&self.given);
         reach(Point::ShimUnrecorded);
         let record = ExitRecord { format: FORMAT, at_ms: now, end };
         // A full disk: the daemon then reports the shim as lost, which restarts the app just the same.
         let _ = record.write(&self.folder);
         self.log.settle();
         reach(Point::ShimEndRecorded);
+        // After the record: an engine may take its time, or not answer. What stays is removed before its name is used again.
+        let _ = self.engine.remove(&self.name);
+        remove_given(&self.given);
     }
 }
 
@@ -348,6 +368,7 @@ fn status(code: i32) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::fake;
 
     #[test]
     fn a_shell_reads_back_what_the_engine_must_not_know() {
@@ -407,6 +428,20 @@ mod tests {
         assert_eq!([0, 3, 128].map(status), [0, 3, 128].map(Status::Code));
         assert_eq!([137, 143].map(status), [9, 15].map(Status::Signal));
         assert_eq!([193, 255].map(status), [193, 255].map(Status::Code));
+    }
+
+    #[test]
+    fn a_process_that_only_has_the_number_is_not_held() {
+        // The first process of this machine, which is no container's.
+        let (engine, _asked, _folder) = fake::engine(&[(
+            "GET /containers/a/json",
+            200,
+            r#"{"State":{"Running":true,"Pid":1,"ExitCode":0,"OOMKilled":false}}"#,
+        )]);
+        let refused = hold(&engine, "a", "no-mark", Duration::ZERO).unwrap_err();
+        assert!(matches!(refused, EngineError::Elsewhere { .. }), "{refused}");
+        let (engine, _asked, _folder) = fake::engine(&[]);
+        assert!(hold(&engine, "a", "no-mark", Duration::ZERO).unwrap().is_none(), "it has ended and is gone");
     }
 
     #[test]
