@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use bowline_fault_points::Point;
-use bowline_tests::dockerd::Dockerd;
+use bowline_tests::engine::{self, Engine};
 use bowline_tests::port::Port;
 use bowline_tests::registry::Registry;
 use bowline_tests::{Bowline, copy, path, root, set_mode, text, wait};
@@ -330,10 +330,10 @@ fn by_dockerfile(bowline: &Bowline, more: &str) -> PathBuf {
 
 #[test]
 fn a_dockerfile_is_built_by_docker_and_taken_in() {
-    let (bowline, dockerd) = (Bowline::new(), Dockerd::start());
+    let (bowline, engine) = (Bowline::new(), Engine::start(engine::Kind::Docker));
     let folder = by_dockerfile(&bowline, "USER 1234\n");
     let said = |args: &[&str]| {
-        let output = image(&bowline, args).env("DOCKER_HOST", dockerd.host()).output().expect("the binary runs");
+        let output = image(&bowline, args).env("DOCKER_HOST", engine.host()).output().expect("the binary runs");
         assert!(output.status.success(), "{args:?}: {}", text(&output));
         serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
     };
@@ -346,10 +346,10 @@ fn a_dockerfile_is_built_by_docker_and_taken_in() {
     assert_eq!(run["Labels"]["dev.bowline.app"], "greeter");
     assert_eq!(run["ExposedPorts"], serde_json::json!({ "9000/tcp": {} }));
     assert!(run["Env"].to_string().contains("MOOD=good"), "{run}");
-    let ran = dockerd.command(&["run", "--rm", "--network", "none", "localhost/greeter-web:latest"]).output();
+    let ran = engine.command(&["run", "--rm", "--network", "none", "localhost/greeter-web:latest"]).output();
     assert_eq!(text(&ran.expect("docker runs")), "1234\n");
     // Made anew from files of another time, by an engine that remembers nothing: the same image.
-    let pruned = dockerd.command(&["system", "prune", "--all", "--force"]).output().expect("docker runs");
+    let pruned = engine.command(&["system", "prune", "--all", "--force"]).output().expect("docker runs");
     assert!(pruned.status.success(), "{}", text(&pruned));
     let touched = Command::new("touch").args(["-d", "2001-02-03", path(&folder.join("web/greet"))]).status();
     assert!(touched.expect("touch runs").success());
@@ -401,16 +401,16 @@ fn without_an_engine_a_dockerfile_says_what_is_missing() {
 
 #[test]
 fn an_image_runs_in_a_real_docker_as_nobody_of_the_machine() {
-    let (bowline, dockerd) = (Bowline::new(), Dockerd::start());
+    let (bowline, engine) = (Bowline::new(), Engine::start(engine::Kind::Docker));
     let folder = bowline.folder("hello");
     copy(&root().join("examples/hello"), &folder);
     let built = image(&bowline, &["build", path(&folder), "--load", "docker", "--json"])
-        .env("DOCKER_HOST", dockerd.host())
+        .env("DOCKER_HOST", engine.host())
         .output()
         .expect("the binary runs");
     assert!(built.status.success(), "{}", text(&built));
     let docker = |args: &[&str]| {
-        let done = dockerd.command(args).output().expect("docker runs");
+        let done = engine.command(args).output().expect("docker runs");
         assert!(done.status.success(), "{args:?}: {}", text(&done));
         String::from_utf8(done.stdout).expect("text")
     };

@@ -18,6 +18,7 @@ mod data;
 mod data_verbs;
 mod deploy;
 mod disk;
+mod docker;
 mod elsewhere;
 mod envoy;
 mod envoy_rendered;

@@ -6,8 +6,7 @@ pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod cluster;
-#[path = "engine/dockerd.rs"]
-pub mod dockerd;
+pub mod engine;
 pub mod grpc;
 pub mod kubelet;
 pub mod load;

@@ -22,7 +22,9 @@ mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
-pub(crate) use engine::{Admin, Edge, Endpoint, Engine, RenderEnvoy, SecretFile, UploadFilter, Uploads};
+pub(crate) use engine::{
+    Admin, Edge, Endpoint, Engine, RenderEnvoy, RuntimeArgs, SecretFile, UploadFilter, Uploads, engine_or_usual,
+};
 pub(crate) use image::{Image, ImageBuild, ImageLoad, ImageLogin, ImagePull, ImagePush};
 pub(crate) use kubernetes::{OfCluster, PodImage, RenderCompose, RenderHelm, RenderKubernetes};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
@@ -350,6 +352,8 @@ pub(crate) struct Listen {
     /// What proxies: Bowline itself, or an Envoy that is on PATH [default: bowline]
     #[arg(long, value_enum, value_name = "PROXY")]
     pub(crate) edge: Option<Engine>,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -550,6 +554,8 @@ pub(crate) struct Serve {
     /// What proxies: Bowline itself, or an Envoy that is on PATH [default: bowline]
     #[arg(long, value_enum, value_name = "PROXY")]
     pub(crate) edge: Option<Engine>,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
     /// Write the systemd unit of this server, with the words that are said besides, and start nothing
     #[arg(long)]
     pub(crate) install: bool,
@@ -560,7 +566,7 @@ pub(crate) struct Serve {
     #[arg(long, requires = "install")]
     pub(crate) force: bool,
     /// Swap the running daemon and its edge for this binary, dropping nothing; where it cannot start, the one before goes on
-    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy", "edge"])]
+    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy", "edge", "runtime"])]
     pub(crate) upgrade: bool,
     /// `local`: of `up`
     #[arg(long, hide = true, value_enum, default_value = "server")]

@@ -16,17 +16,18 @@ use bowline_control::{ControlConfig, Ended, Links, Outside};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Port;
 use bowline_core::route::{EdgeEngine, EdgeObservation, EdgeStatus};
-use bowline_node::NodeConfig;
+use bowline_node::{Containers, Engine, NodeConfig};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::activity;
 use crate::args::{Mode, Serve};
 use crate::claim::{Claim, Takes, unusable};
 use crate::edge::{self, Edge};
+use crate::images;
 use crate::log;
 use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
@@ -179,7 +180,8 @@ impl Daemon<'_> {
         let admin_address = claim.admin_address()?;
         let edge = Edge::start(&settings, paths, exe.to_owned()).await?;
         let (http, https) = listening(edge.observed.clone(), again).await?;
-        let node = bowline_node::spawn(node_config(&settings, paths, exe, admin_address));
+        let containers = containers(&settings, paths, again || args.handover.is_some()).await?;
+        let node = bowline_node::spawn(NodeConfig { containers, ..node_config(&settings, paths, exe, admin_address) });
         let listening = Listening { http, https, admin: admin_address, api: api_url(&settings, https) };
         paths.record(&Recorded {
             pid: std::process::id(),
@@ -241,6 +243,29 @@ impl Daemon<'_> {
         }
         Ok(ended)
     }
+}
+
+/// How many images may be asked for before one is made.
+const IMAGES: usize = 8;
+
+/// The engine that instances run in. `goes_on`: what a daemon before this one has started runs, and needs no engine that answers.
+async fn containers(settings: &Settings, paths: &Paths, goes_on: bool) -> Result<Option<Containers>, Fault> {
+    let Some(socket) = &settings.engine else { return Ok(None) };
+    let engine = Engine::at(socket.clone());
+    let looks = engine.clone();
+    let looked = tokio::task::spawn_blocking(move || looks.look()).await;
+    let looked = looked.map_err(|e| Fault::new(FaultKind::Failed, "the container engine was not asked").source(&e))?;
+    match looked {
+        Ok(lacks) if lacks.is_empty() => {}
+        Ok(lacks) => tracing::warn!(lacks = ?lacks, "the container engine does not enforce all limits"),
+        Err(error) if goes_on => {
+            tracing::warn!(error = %error, "the container engine does not answer: what runs goes on, and nothing is started");
+        }
+        Err(error) => return Err(error.fault("instances cannot run in containers")),
+    }
+    let (images, calls) = mpsc::channel(IMAGES);
+    tokio::spawn(images::serve(paths.state.clone(), calls));
+    Ok(Some(Containers { engine, images }))
 }
 
 fn node_config(settings: &Settings, paths: &Paths, exe: &Path, admin: SocketAddr) -> NodeConfig {
@@ -328,8 +353,12 @@ impl Listening {
             EdgeEngine::Bowline => None,
             EdgeEngine::Envoy => Some("--edge=envoy".to_owned()),
         };
+        let containers = settings
+            .engine
+            .iter()
+            .flat_map(|socket| ["--runtime=docker".to_owned(), format!("--engine={}", socket.display())]);
         let file = settings.file.iter().map(|file| format!("--config={}", file.display()));
-        said.chain(proxies).chain(engine).chain(file).collect()
+        said.chain(proxies).chain(engine).chain(containers).chain(file).collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod credentials;
 mod daemon;
 mod edge;
 mod file;
+mod images;
 mod interrupts;
 mod log;
 mod notify;

@@ -13,7 +13,7 @@ use bowline_core::secret::Secret;
 use bowline_spec::server::{self, CertificateFiles, EdgeEngine, Server, ServerFile};
 use ipnet::IpNet;
 
-use crate::args::{Mode, Serve};
+use crate::args::{Mode, Serve, engine_or_usual};
 use crate::ui;
 
 /// Read where no other is said. That it is not there is no error.
@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) edge: EdgeEngine,
+    /// The socket of the engine whose containers instances are; `None`: they are processes of this machine.
+    pub(crate) engine: Option<PathBuf>,
     pub(crate) trusted_proxies: Vec<IpNet>,
     /// Their connections begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
@@ -173,6 +175,7 @@ impl Settings {
         }
         Ok(Self {
             edge,
+            engine: args.runtime.engine(base.engine)?,
             http: args.http.unwrap_or(base.http),
             https: args.https.or(base.https),
             admin: args.admin.unwrap_or(base.admin),
@@ -191,6 +194,7 @@ impl Settings {
             https: Some(loopback(8443)),
             admin: loopback(7070),
             edge: EdgeEngine::Bowline,
+            engine: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             api: None,
@@ -228,12 +232,16 @@ impl Settings {
 
     /// Of a file in which nothing is refused.
     fn carried(server: Server, file: Option<PathBuf>) -> Result<Self, Fault> {
-        let Server { edge, listen, trusted_proxies, api, acme, limits, otlp, backup: _ } = server;
+        let Server { edge, runtime, listen, trusted_proxies, api, acme, limits, otlp, backup: _ } = server;
         Ok(Self {
             http: *listen.http.first().expect("no other number than one is carried"),
             https: listen.https.first().copied(),
             admin: listen.admin,
             edge,
+            engine: match runtime {
+                server::Runtime::Process => None,
+                server::Runtime::Docker { engine } => Some(engine_or_usual(engine.as_deref())?),
+            },
             trusted_proxies,
             proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read),
@@ -321,6 +329,16 @@ mod tests {
         let flagged = settings(text, &flags).unwrap();
         assert_eq!((flagged.http, flagged.https), (address("127.0.0.1:82"), got.https), "a flag goes before the file");
         assert_eq!(flagged.trusted_proxies, ["192.0.2.1/32".parse().unwrap()]);
+    }
+
+    #[test]
+    fn instances_are_what_a_flag_says_or_else_the_file() {
+        let docker = "runtime = \"docker\"\nengine = \"/run/a.sock\"\n";
+        let engine = |text, flags: &[&str]| settings(text, flags).unwrap().engine;
+        assert_eq!(engine("", &[]), None);
+        assert_eq!(engine(docker, &[]), Some("/run/a.sock".into()));
+        assert_eq!(engine(docker, &["--runtime", "docker", "--engine", "/run/b.sock"]), Some("/run/b.sock".into()));
+        assert_eq!(engine(docker, &["--runtime", "process"]), None);
     }
 
     #[test]

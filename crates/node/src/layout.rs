@@ -10,6 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 /// In the folder of an incarnation: the file system of its temporary folder and its layer.
 pub(crate) const SCRATCH: &str = "scratch.img";
+/// In the folder of an incarnation that is a container: what it may write to of its release.
+pub(crate) const WRITABLE: &str = "writable";
 
 /// Paths below the state folder, computed in one place.
 #[derive(Debug, Clone)]

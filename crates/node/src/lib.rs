@@ -12,6 +12,7 @@ mod cgroup;
 mod data;
 mod disk;
 mod driver;
+mod engine;
 mod health;
 mod layout;
 mod logs;
@@ -42,6 +43,7 @@ use tokio::task::JoinHandle;
 
 pub use data::last_words;
 pub use driver::keep_binary;
+pub use engine::{Engine, EngineError};
 pub use logs::{check_pattern, matcher};
 pub use procfs::{listener, memory_rollup};
 pub use resource::script::breaks_transaction;
@@ -79,6 +81,28 @@ pub type SessionCall = (
     oneshot::Sender<SessionEnd>,
 );
 
+/// What an image is made of: an artifact, where it lies on this machine, and what is started in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRequest {
+    /// All that a build has left: the release folder, and what lies beside it.
+    pub artifact: PathBuf,
+    /// The release folder: where the command starts.
+    pub root: PathBuf,
+    /// As `/bin/sh -c` reads it.
+    pub run: String,
+    /// The `PATH` it is started with.
+    pub search: String,
+}
+/// The name that an image is to have, and where an archive of it goes, which an engine loads: a file without a name, read from its start.
+pub type ImageCall = (ImageRequest, String, oneshot::Sender<Result<std::fs::File, Fault>>);
+
+/// Instances are containers of this engine.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    pub engine: Engine,
+    pub images: mpsc::Sender<ImageCall>,
+}
+
 /// What a node is given.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -100,6 +124,8 @@ pub struct NodeConfig {
     pub log_bytes: u64,
     /// See [`LOG_FILES`].
     pub log_files: u32,
+    /// `None`: instances are processes of this machine.
+    pub containers: Option<Containers>,
 }
 
 impl NodeConfig {
@@ -115,6 +141,7 @@ impl NodeConfig {
             namespaces: true,
             log_bytes: LOG_BYTES,
             log_files: LOG_FILES,
+            containers: None,
         }
     }
 }
@@ -160,7 +187,7 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let (sessions, session_calls) = mpsc::channel(CALLS);
     let (data, data_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
-    tokio::spawn(take_builds(build_config(&context.config), build_calls, keeps));
+    tokio::spawn(take_builds(build_config(&context.config), context.config.containers.clone(), build_calls, keeps));
     tokio::spawn(take_checks(build_config(&context.config), check_calls));
     tokio::spawn(take_foresights(build_config(&context.config), foresight_calls));
     tokio::spawn(take_log_calls(context.layout.clone(), log_calls, feed_calls));
@@ -201,6 +228,7 @@ fn build_config(config: &NodeConfig) -> build::BuildConfig {
 /// no list yet.
 async fn take_builds(
     config: build::BuildConfig,
+    containers: Option<Containers>,
     mut calls: mpsc::Receiver<BuildCall>,
     mut keeps: mpsc::UnboundedReceiver<Keep>,
 ) {
@@ -221,7 +249,7 @@ async fn take_builds(
                 continue;
             }
             Some(keep) = keeps.recv() => {
-                collect(&config, keep, &mut keeps).await;
+                collect(&config, containers.as_ref(), keep, &mut keeps).await;
                 continue;
             }
             call = calls.recv() => match call {
@@ -230,7 +258,7 @@ async fn take_builds(
             },
         };
         if let Ok(keep) = keeps.try_recv() {
-            collect(&config, keep, &mut keeps).await;
+            collect(&config, containers.as_ref(), keep, &mut keeps).await;
         }
         let config = config.clone();
         tokio::spawn(async move {
@@ -255,12 +283,20 @@ fn remove_caches(config: &build::BuildConfig) {
 }
 
 /// Removes what none of the newest list keeps.
-async fn collect(config: &build::BuildConfig, mut keep: Keep, keeps: &mut mpsc::UnboundedReceiver<Keep>) {
+async fn collect(
+    config: &build::BuildConfig,
+    containers: Option<&Containers>,
+    mut keep: Keep,
+    keeps: &mut mpsc::UnboundedReceiver<Keep>,
+) {
     while let Ok(newer) = keeps.try_recv() {
         keep = newer;
     }
-    let config = config.clone();
+    let (config, containers) = (config.clone(), containers.cloned());
     let removed = move || {
+        if let Some(containers) = &containers {
+            driver::container::collect(&config.state_dir, &config.run_dir, containers, &keep);
+        }
         if let Err(error) = data::collect_snapshots(&config.state_dir, &keep) {
             tracing::warn!(%error, "old snapshots stay");
         }

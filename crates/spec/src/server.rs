@@ -21,6 +21,7 @@ use crate::read::{Location, Locations, Reader, Section, ShortOr};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Server {
     pub edge: EdgeEngine,
+    pub runtime: Runtime,
     /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     pub listen: Listen,
@@ -31,6 +32,19 @@ pub struct Server {
     pub backup: Option<BackupDestination>,
     pub otlp: Option<Otlp>,
     pub limits: ServerLimits,
+}
+
+/// What instances are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Runtime {
+    /// Processes of this machine.
+    #[default]
+    Process,
+    /// Containers of Docker, or of Podman by the same API.
+    Docker {
+        /// `None`: that of the environment, or Docker's usual one.
+        engine: Option<PathBuf>,
+    },
 }
 
 /// At least one address of HTTP or HTTPS.
@@ -206,6 +220,7 @@ impl Reader {
                 Some(1) => EdgeEngine::Envoy,
                 Some(_) | None => EdgeEngine::Bowline,
             },
+            runtime: self.runtime(s),
             trusted_proxies: self.list(s, "trusted_proxies", literal::cidr).unwrap_or_default(),
             listen: self.section(s, "listen").map(|t| self.listen(&t)).unwrap_or_default(),
             acme: match self.word_or_table(s, "acme") {
@@ -217,6 +232,24 @@ impl Reader {
             backup: self.section(s, "backup").and_then(|t| self.backup_destination(&t)),
             otlp: self.section(s, "otlp").and_then(|t| self.otlp(&t)),
             limits: self.section(s, "limits").map(|t| self.server_limits(&t)).unwrap_or_default(),
+        }
+    }
+
+    fn runtime(&mut self, s: &Section<'_>) -> Runtime {
+        let engine = self.parsed(s, "engine", literal::absolute).map(PathBuf::from);
+        match self.word(s, "runtime") {
+            Some(1) => Runtime::Docker { engine },
+            Some(_) | None => {
+                if engine.is_some() {
+                    let problem = Diagnostic::new(
+                        "engine",
+                        self.value_at("engine"),
+                        "instances are processes, which need no engine",
+                    );
+                    self.push(problem.hint(Some("write runtime = \"docker\" beside it, or take it out".to_owned())));
+                }
+                Runtime::Process
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bowline_core::acme::Method;
-use bowline_spec::server::{Authority, Destination, EdgeEngine, Server, parse};
+use bowline_spec::server::{Authority, Destination, EdgeEngine, Runtime, Server, parse};
 
 fn errors(text: &str) -> Vec<String> {
     let errors = parse(text, "server.toml").expect_err(text);
@@ -14,6 +14,7 @@ fn errors(text: &str) -> Vec<String> {
 fn settings_are_what_the_file_says() {
     let server = parse(include_str!("files/server.toml"), "server.toml").unwrap().server;
     assert_eq!(server.edge, EdgeEngine::Envoy);
+    assert_eq!(server.runtime, Runtime::Docker { engine: Some("/run/podman/podman.sock".into()) });
     assert_eq!(server.listen.http.len(), 2);
     assert_eq!(server.api.unwrap().certificate.unwrap().key.to_str(), Some("/etc/bowline/api.key"));
     let to = Destination::S3 { bucket: "backups".to_owned(), prefix: "bowline".to_owned() };
@@ -41,6 +42,16 @@ fn an_empty_file_is_all_defaults() {
     let limits = &schema["$defs"]["server-limits"]["properties"];
     assert_eq!(limits["connections"]["default"], Server::default().limits.connections);
     assert_eq!(limits["log_size"]["default"], Server::default().limits.log_size.to_string());
+}
+
+#[test]
+fn instances_are_processes_or_containers() {
+    let runtime = |text| parse(text, "server.toml").unwrap().server.runtime;
+    assert_eq!(runtime("runtime = \"docker\"\n"), Runtime::Docker { engine: None });
+    assert_eq!(runtime("runtime = \"process\"\n"), Runtime::Process);
+    let alone = "instances are processes, which need no engine";
+    assert_eq!(errors("engine = \"/run/docker.sock\"\n"), [format!("1:10 {alone}")]);
+    assert_eq!(errors("runtime = \"process\"\nengine = \"/run/docker.sock\"\n"), [format!("2:10 {alone}")]);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Which proxy is the edge, and what is said of one that runs elsewhere.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{SecretName, ServiceName};
 use bowline_core::route::EdgeEngine;
 use clap::{Args, ValueEnum};
@@ -22,6 +23,70 @@ impl From<Engine> for EdgeEngine {
             Engine::Envoy => Self::Envoy,
         }
     }
+}
+
+/// What instances are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuntimeKind {
+    /// Processes of this machine
+    Process,
+    /// Containers of Docker, or of Podman by the same API
+    Docker,
+}
+
+/// What instances are, and of which engine.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RuntimeArgs {
+    /// What instances are [default: process]
+    #[arg(long, value_enum, value_name = "RUNTIME")]
+    pub(crate) runtime: Option<RuntimeKind>,
+    /// The socket of Docker, or of Podman's service [default: that of DOCKER_HOST, else /var/run/docker.sock]
+    #[arg(long, value_name = "PATH", value_parser = socket, requires = "runtime")]
+    pub(crate) engine: Option<PathBuf>,
+}
+
+impl RuntimeArgs {
+    /// As another command is told: with the engine that is meant here and now.
+    pub(crate) fn words(&self) -> Result<Vec<String>, Fault> {
+        Ok(match self.runtime {
+            None => Vec::new(),
+            Some(RuntimeKind::Process) => vec!["--runtime=process".to_owned()],
+            Some(RuntimeKind::Docker) => {
+                let engine = engine_or_usual(self.engine.as_deref())?;
+                vec!["--runtime=docker".to_owned(), format!("--engine={}", engine.display())]
+            }
+        })
+    }
+
+    /// The engine's socket, if instances are its containers. `otherwise`: where the flags do not say what they are.
+    pub(crate) fn engine(&self, otherwise: Option<PathBuf>) -> Result<Option<PathBuf>, Fault> {
+        match self.runtime {
+            None => Ok(otherwise),
+            Some(RuntimeKind::Process) => Ok(None),
+            Some(RuntimeKind::Docker) => engine_or_usual(self.engine.as_deref()).map(Some),
+        }
+    }
+}
+
+/// Where an engine listens; where none is said, that of the environment.
+pub(crate) fn engine_or_usual(said_so: Option<&Path>) -> Result<PathBuf, Fault> {
+    /// Where Docker listens if nobody says otherwise.
+    const USUAL: &str = "/var/run/docker.sock";
+    match (said_so, std::env::var("DOCKER_HOST")) {
+        (Some(path), _) => Ok(path.to_owned()),
+        (None, Ok(host)) if !host.is_empty() => said(&host),
+        (None, Ok(_) | Err(_)) => Ok(USUAL.into()),
+    }
+}
+
+/// `unix:///run/podman/podman.sock`.
+fn said(host: &str) -> Result<PathBuf, Fault> {
+    let path = host.strip_prefix("unix://").ok_or_else(|| "it is not of this machine: say unix:///…".to_owned());
+    path.and_then(socket).map_err(|why| {
+        Fault::new(FaultKind::Invalid, format!("DOCKER_HOST={host} is no engine that instances can run in"))
+            .caused_by(why)
+            .hint("containers share the network, the volumes and the memory of the machine that the daemon is on; or say --engine PATH")
+    })
 }
 
 /// Started by the daemon, with listening sockets that it inherits.
@@ -169,6 +234,21 @@ mod tests {
         for wrong in ["api-token", "api-token=", "=/file", "Api=/file"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_engine_is_one_of_this_machine() {
+        assert_eq!(said("unix:///run/podman/podman.sock").unwrap(), PathBuf::from("/run/podman/podman.sock"));
+        for wrong in ["tcp://10.0.0.1:2375", "ssh://box", "unix://docker.sock", "/run/docker.sock"] {
+            assert!(said(wrong).is_err(), "{wrong}");
+        }
+        let args = |runtime| RuntimeArgs { runtime, engine: Some("/run/d.sock".into()) };
+        assert_eq!(args(Some(RuntimeKind::Docker)).words().unwrap(), ["--runtime=docker", "--engine=/run/d.sock"]);
+        assert_eq!(args(None).words().unwrap(), [""; 0]);
+        let engine = |runtime| args(runtime).engine(Some("/run/of-the-file.sock".into())).unwrap();
+        assert_eq!(engine(None), Some("/run/of-the-file.sock".into()));
+        assert_eq!(engine(Some(RuntimeKind::Process)), None);
+        assert_eq!(engine(Some(RuntimeKind::Docker)), Some("/run/d.sock".into()));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::args::{Listen, Up};
+use crate::args::{Listen, RuntimeArgs, Up};
 use crate::cmd::follow::{self, Done};
 use crate::cmd::logs;
 use crate::file;
@@ -97,8 +97,9 @@ pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fa
     // What is wrong with a file is said before anything is started.
     dirs.iter().try_for_each(|dir| file::read(dir, &env, ui).map(drop))?;
     let mut interrupts = Interrupts::new()?;
-    let session = Session::join_or_start(paths, serve_args(&args.listen)).await?;
+    let session = Session::join_or_start(paths, serve_args(&args.listen)?).await?;
     if !session.started {
+        check_runtime(paths, &args.listen.runtime)?;
         check_listeners(&session.client, &args.listen, ui).await?;
     }
     let began = Instant::now();
@@ -135,12 +136,31 @@ enum Outcome {
     Interrupted,
 }
 
-fn serve_args(listen: &Listen) -> Vec<String> {
+fn serve_args(listen: &Listen) -> Result<Vec<String>, Fault> {
     let said = [("--http", listen.http), ("--https", listen.https), ("--admin", listen.admin)];
     let addresses = said.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
     let proxies = listen.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}"));
     let engine = listen.edge.map(|engine| format!("--edge={}", EdgeEngine::from(engine).as_str()));
-    addresses.chain(proxies).chain(engine).collect()
+    Ok(addresses.chain(proxies).chain(engine).chain(listen.runtime.words()?).collect())
+}
+
+/// What its instances are, a daemon has been told when it was started.
+fn check_runtime(paths: &Paths, wanted: &RuntimeArgs) -> Result<(), Fault> {
+    if wanted.runtime.is_none() {
+        return Ok(());
+    }
+    let wanted = wanted.engine(None)?;
+    let has = paths.recorded().map(|recorded| recorded.args).unwrap_or_default();
+    let has = has.iter().find_map(|word| word.strip_prefix("--engine=")).map(PathBuf::from);
+    if has == wanted {
+        return Ok(());
+    }
+    let said = |engine: Option<&PathBuf>| {
+        engine.map_or_else(|| "processes".to_owned(), |socket| format!("containers of {}", socket.display()))
+    };
+    Err(Fault::new(FaultKind::Refused, "the instances of the running daemon are something else")
+        .caused_by(format!("they are {}, and not {}", said(has.as_ref()), said(wanted.as_ref())))
+        .hint("leave the flag out, stop the daemon with `bowline down`, or use another --state"))
 }
 
 /// A daemon that runs already keeps its addresses; asking for others is an error rather than ignored.

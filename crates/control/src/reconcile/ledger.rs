@@ -95,7 +95,9 @@ impl Loop {
         let new = |owner: &Owner| Entry { limits: limits_of(owner), ..Entry::default() };
         for (id, seen) in &self.node.instances {
             let uses = match seen.phase {
-                Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => seen.usage.memory,
+                Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => {
+                    seen.usage.memory
+                }
                 Phase::Exited(_) | Phase::Refused(_) => continue,
             };
             let owner = (id.slot.key.clone(), id.slot.service.clone(), id.slot.release);

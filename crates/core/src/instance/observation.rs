@@ -59,6 +59,8 @@ pub struct InstanceObservation {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
+    /// What it is started from is made first: the image of its container.
+    Preparing,
     /// The shim is being started.
     Starting,
     Running {

@@ -34,6 +34,9 @@ pub(super) const SETTLE: Duration = Duration::from_secs(1);
 /// The node must get a process to run in this time; the service's own grace counts from there.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// And so long for what it says that must be made first: as long as builds have, unless a server says otherwise.
+pub(super) const PREPARE_LIMIT: Duration = Duration::from_secs(900);
+
 /// A ready instance whose health fails this often in a row gets no new requests. One slow answer changes nothing.
 pub(super) const UNREADY_AFTER: u32 = 3;
 
@@ -95,6 +98,8 @@ pub(super) struct Slot {
     drain: Duration,
     /// The node has reported this incarnation.
     seen: bool,
+    /// Since when the node makes what it is started from.
+    preparing: Option<Mono>,
     /// It ran before this machine did.
     inherited: Option<Mono>,
     /// It was ready, or may have been.
@@ -114,7 +119,7 @@ pub(super) struct Slot {
 pub(super) fn is_gone(seen: &InstanceObservation) -> bool {
     match seen.phase {
         Phase::Exited(_) | Phase::Refused(_) => true,
-        Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
+        Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
     }
 }
 
@@ -156,6 +161,7 @@ impl Slot {
             spec: None,
             drain: DEFAULT_DRAIN,
             seen: alive.is_some(),
+            preparing: None,
             inherited: alive.map(|_| now),
             exposed: alive.is_some(),
             crashes: 0,
@@ -193,6 +199,11 @@ impl Slot {
     /// Before it is told to stop.
     pub(super) fn is_draining(&self) -> bool {
         matches!(self.state, State::Draining { .. })
+    }
+
+    /// What it is started from is made.
+    pub(super) fn is_preparing(&self) -> bool {
+        matches!(self.state, State::Starting { running: None, .. }) && self.preparing.is_some()
     }
 
     pub(super) fn crashes(&self) -> u32 {
@@ -280,6 +291,7 @@ impl Slot {
         }
         self.state = State::Starting { ordered: look.now, running: None };
         self.seen = false;
+        self.preparing = None;
         self.inherited = None;
         self.exposed = false;
         self.port = None;
@@ -344,8 +356,11 @@ impl Slot {
     fn starting(&mut self, ordered: Mono, running: Option<Mono>, seen: Option<&InstanceObservation>, now: Mono) {
         let up = seen.filter(|seen| matches!(seen.phase, Phase::Running { .. }));
         let Some(seen) = up else {
-            if now >= ordered + START_LIMIT {
-                self.fail(FailureCause::NotStarted { within: START_LIMIT }, now);
+            let prepares = seen.is_some_and(|seen| seen.phase == Phase::Preparing);
+            self.preparing = prepares.then(|| self.preparing.unwrap_or(now));
+            let (from, within) = self.start_limit(ordered);
+            if now >= from + within {
+                self.fail(FailureCause::NotStarted { within }, now);
                 self.state = State::Stopping { since: now, why: Why::Failed };
             }
             return;
@@ -366,6 +381,11 @@ impl Slot {
             self.fail(FailureCause::NotReady { grace }, now);
             self.out(DEAD_DRAIN, Why::Failed, now);
         }
+    }
+
+    /// How long the node has, and from when on.
+    fn start_limit(&self, ordered: Mono) -> (Mono, Duration) {
+        self.preparing.map_or((ordered, START_LIMIT), |since| (since, PREPARE_LIMIT))
     }
 
     fn serving(&mut self, seen: Option<&InstanceObservation>, now: Mono) {
@@ -464,7 +484,10 @@ impl Slot {
     pub(super) fn next_deadline(&self) -> Option<Mono> {
         match self.state {
             State::Stopped | State::Ready { .. } | State::Unready => None,
-            State::Starting { ordered, running: None } => Some(ordered + START_LIMIT),
+            State::Starting { ordered, running: None } => {
+                let (from, within) = self.start_limit(ordered);
+                Some(from + within)
+            }
             State::Starting { running: Some(running), .. } => Some(running + self.grace().unwrap_or(SETTLE)),
             State::Draining { since, limit, .. } => Some(since + limit),
             State::Stopping { since, .. } => (!self.seen).then(|| since + UNSEEN),
@@ -488,7 +511,10 @@ impl Slot {
         match self.state {
             State::Stopped => self.predecessor.clone().map(WaitsOn::Predecessor),
             State::Ready { .. } => None,
-            State::Starting { ordered, running: None } => Some(WaitsOn::Start { since: now.since(ordered) }),
+            State::Starting { ordered, running: None } => Some(match self.preparing {
+                Some(since) => WaitsOn::Image { since: now.since(since) },
+                None => WaitsOn::Start { since: now.since(ordered) },
+            }),
             State::Starting { running: Some(running), .. } => {
                 let (since, reason) = (now.since(running), self.health.as_ref().map(|(_, reason)| reason.clone()));
                 Some(match self.grace() {
@@ -526,6 +552,8 @@ fn cause(seen: Option<&InstanceObservation>) -> FailureCause {
     match seen.map(|seen| &seen.phase) {
         Some(Phase::Exited(exit)) => FailureCause::Exited(exit.cause.clone()),
         Some(Phase::Refused(fault)) => FailureCause::Refused(fault.clone()),
-        Some(Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) | None => FailureCause::Lost,
+        Some(Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) | None => {
+            FailureCause::Lost
+        }
     }
 }

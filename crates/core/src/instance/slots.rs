@@ -265,6 +265,7 @@ impl Slots {
                 }
             }
             count.total += 1;
+            count.preparing += u16::from(slot.is_preparing());
         }
         counts
     }

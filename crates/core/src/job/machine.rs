@@ -483,7 +483,7 @@ impl Entry {
     /// What the node tells of it.
     fn follow(&mut self, phase: &Phase, now: Moment, effects: &mut Vec<Effect>) {
         match phase {
-            Phase::Starting | Phase::Stopping { .. } => {}
+            Phase::Preparing | Phase::Starting | Phase::Stopping { .. } => {}
             Phase::Running { since, .. } => {
                 if self.run.began.is_none() {
                     self.run.began = Some(*since);

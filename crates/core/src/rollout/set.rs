@@ -58,6 +58,8 @@ pub struct Count {
     pub baseline: u16,
     /// All that exist or are on order, draining ones included.
     pub total: u16,
+    /// Of those, the ones for which something is made first, which has a limit of its own.
+    pub preparing: u16,
     /// The instance that failed most often in a row, if one does.
     pub failing: Option<Failing>,
     /// Those whose last requests have all failed, whatever their health says: an edge leaves them out.

@@ -14,7 +14,7 @@ use super::{Lack, calls, privileges};
 
 /// Open files a process may have, where the machine allows as many: servers hold a descriptor per connection, and
 /// programs that walk all possible descriptors still start at once.
-const OPEN_FILES: u64 = 65_536;
+pub(crate) const OPEN_FILES: u64 = 65_536;
 
 /// What becomes of the machine's files before the locks are installed.
 #[derive(Debug)]

@@ -69,6 +69,20 @@ impl Hierarchy {
         made
     }
 
+    /// Where a process is, by its `/proc/PID/cgroup` (cgroups(7)): `NUMBER:CONTROLLERS:PATH`, of version 2 without controllers.
+    pub(super) fn folder(&self, of_process: &str) -> Option<PathBuf> {
+        let name = self.mount.file_name()?.to_str()?;
+        let is_it = |controllers: &str| match self.version {
+            Version::Two => controllers.is_empty(),
+            // Mounted by the names of its controllers, of which there may be several.
+            Version::One => controllers == name || controllers.split(',').any(|one| name.split(',').any(|n| n == one)),
+        };
+        of_process.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            is_it(controllers).then(|| self.mount.join(path.trim_start_matches('/')))
+        })
+    }
+
     fn make_once(&self, state: &str, leaf: &str) -> io::Result<PathBuf> {
         let folder = self.top.join(state);
         make_one(&folder)?;
@@ -105,6 +119,20 @@ mod tests {
         let got = find(mounts, own, root);
         let got: Vec<(Version, &str)> = got.iter().map(|h| (h.version, h.top.to_str().unwrap())).collect();
         assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn where_a_process_is_is_read_by_version() {
+        let at = |version, mount: &str| Hierarchy { version, top: mount.into(), mount: mount.into() };
+        let own = "5:cpu,cpuacct:/docker/a\n4:memory:/docker/a\n1:name=systemd:/x\n0::/docker/b\n";
+        let check = |version, mount: &str, expected: Option<&str>| {
+            assert_eq!(at(version, mount).folder(own), expected.map(PathBuf::from), "{mount}");
+        };
+        check(Version::One, "/sys/fs/cgroup/memory", Some("/sys/fs/cgroup/memory/docker/a"));
+        check(Version::One, "/sys/fs/cgroup/cpu,cpuacct", Some("/sys/fs/cgroup/cpu,cpuacct/docker/a"));
+        check(Version::One, "/sys/fs/cgroup/cpuacct", Some("/sys/fs/cgroup/cpuacct/docker/a"));
+        check(Version::One, "/sys/fs/cgroup/pids", None);
+        check(Version::Two, "/sys/fs/cgroup/unified", Some("/sys/fs/cgroup/unified/docker/b"));
     }
 
     #[test]

@@ -38,9 +38,9 @@ pub(crate) const MEMORY_LIMIT: &str = "memory limit";
 pub(crate) const CPU_LIMIT: &str = "cpu limit";
 pub(crate) const PROCESS_LIMIT: &str = "process limit";
 
-fn most_processes() -> u32 {
-    let numbers = number(Path::new("/proc/sys/kernel/pid_max")).and_then(|most| u32::try_from(most).ok());
-    numbers.map_or(MAX_PROCESSES, |most| (most / SHARE_OF_PROCESSES).clamp(MIN_PROCESSES, MAX_PROCESSES))
+pub(crate) fn most_processes() -> u32 {
+    crate::procfs::pid_max()
+        .map_or(MAX_PROCESSES, |most| (most / SHARE_OF_PROCESSES).clamp(MIN_PROCESSES, MAX_PROCESSES))
 }
 
 /// The folders of one incarnation.
@@ -180,6 +180,18 @@ impl Membership {
             }
         }
         made
+    }
+
+    /// The groups that a process is in, which somebody else has made.
+    pub(crate) fn of_process(pid: u32) -> Self {
+        let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let mut found = Self::default();
+        for hierarchy in &Cgroups::discover("").hierarchies {
+            if let Some(folder) = hierarchy.folder(&own).filter(|folder| folder.is_dir()) {
+                adopt_folder(&mut found, hierarchy, folder);
+            }
+        }
+        found
     }
 
     /// Bounds the groups of a build, before anything joins them; returns what is not enforced.

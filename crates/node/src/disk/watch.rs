@@ -160,7 +160,9 @@ fn scratch(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     match std::fs::metadata(folder.join(layout::SCRATCH)) {
         Ok(image) => image.blocks() * 512,
-        Err(_) => ["tmp", "overlay/upper"].iter().map(|name| usage(&folder.join(name), MOST_ENTRIES)).sum(),
+        Err(_) => {
+            ["tmp", "overlay/upper", layout::WRITABLE].iter().map(|name| usage(&folder.join(name), MOST_ENTRIES)).sum()
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use bowline_core::id::{InstanceId, Port};
 use bowline_core::instance::{Phase, Reach};
 
 use super::pidfd::Pidfd;
-use super::{Context, finish};
+use super::{Context, container, finish};
 use crate::cage::ports::{GateError, Owner};
 use crate::procfs;
 use crate::shim::contract::Record;
@@ -42,6 +42,8 @@ pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
         Found::Ended { .. } => None,
     });
     context.volumes.settle(in_use);
+    let alive = found.iter().filter(|(_, found)| matches!(found, Found::Alive { .. }));
+    container::sweep(context, alive.map(|(id, _)| id));
     let owners = found.iter().filter_map(|(id, found)| Some((id.clone(), owner(found)?))).collect();
     match context.gate.adopt(owners) {
         Ok(()) | Err(GateError::NotRoot) => {}

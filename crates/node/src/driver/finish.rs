@@ -11,8 +11,8 @@ use bowline_core::instance::{Exit, ExitCause, Phase};
 use bowline_core::time::Timestamp;
 use bowline_fault_points::{Point, reach};
 
-use super::Context;
 use super::pidfd::Pidfd;
+use super::{Context, container};
 use crate::cage::ports::GateError;
 use crate::cgroup::Membership;
 use crate::logs;
@@ -31,8 +31,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Blocks. Called when the shim is gone; nothing of the tree is left afterwards.
 pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
     let folder = context.layout.instance(id);
+    container::remove(context, id, record);
     kill_leftovers(&context.layout.mark(id), Some(&groups(context, id, record)));
-    let _ = walk::remove_tree(&context.layout.secrets(id));
+    remove_secrets(context, id);
     context.volumes.release(id);
     let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
     match ExitRecord::read(&folder) {
@@ -47,6 +48,11 @@ pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Recor
             exit(ExitCause::ShimLost, Timestamp(now_ms()))
         }
     }
+}
+
+/// They may be a file system of their own.
+pub(super) fn remove_secrets(context: &Context, id: &InstanceId) {
+    crate::shim::remove_given(&context.layout.secrets(id));
 }
 
 /// By its record; without one, where they would be: who died before it could write one may have made them.

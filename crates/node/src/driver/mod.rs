@@ -5,6 +5,7 @@
 //! crash is a normal tick. The loop never awaits a send.
 
 pub(crate) mod adopt;
+pub(crate) mod container;
 pub(crate) mod finish;
 mod keep;
 pub(crate) mod pidfd;
@@ -60,6 +61,8 @@ pub(crate) struct Context {
     pub ports: Ports,
     pub gate: Gate,
     pub volumes: Volumes,
+    /// `None`: instances are processes of this machine.
+    pub engines: Option<container::Engines>,
     /// The kept copy of the binary, made when the first instance starts.
     kept: Mutex<Option<PathBuf>>,
 }
@@ -70,7 +73,8 @@ impl Context {
         let cgroups = Cgroups::discover(&layout.hash());
         let gate = Gate::new(&layout.state, &layout.hash(), Others { edge: config.edge_uid, admin: config.admin });
         let volumes = Volumes::new(layout.volumes());
-        Self { config, layout, cgroups, ports: Ports::default(), gate, volumes, kept: Mutex::default() }
+        let engines = config.containers.clone().map(container::Engines::new);
+        Self { config, layout, cgroups, ports: Ports::default(), gate, volumes, engines, kept: Mutex::default() }
     }
 
     pub(crate) fn exe(&self) -> io::Result<PathBuf> {
@@ -89,6 +93,8 @@ type Held = BTreeMap<(AppKey, ResourceName), VolumeObservation>;
 
 pub(crate) enum Event {
     Adopted(Vec<(InstanceId, Found)>, Held),
+    /// What it is started from is made first.
+    Prepares(InstanceId),
     /// With the volumes as they are then: a change that comes next is judged by them.
     Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>, Held),
     Ended(InstanceId, Phase),
@@ -258,6 +264,10 @@ impl Driver {
                 found.into_iter().for_each(|(id, found)| self.adopt(id, found));
                 self.adopted = true;
             }
+            Event::Prepares(id) => {
+                let starting = self.instances.get_mut(&id).filter(|one| matches!(one.stage, Stage::Starting));
+                starting.into_iter().for_each(|one| one.observation.phase = Phase::Preparing);
+            }
             Event::Started(id, outcome, volumes) => {
                 self.volumes = volumes;
                 match outcome {
@@ -371,9 +381,11 @@ impl Driver {
         if taken {
             return;
         }
-        let (id, spec) = (id.clone(), spec.clone());
+        let (id, spec, sender) = (id.clone(), spec.clone(), self.sender.clone());
         self.beside(move |context| {
-            let outcome = start_and_hold(context, &id, &spec);
+            // The loop is gone: nobody waits for it.
+            let prepares = || drop(sender.blocking_send(Event::Prepares(id.clone())));
+            let outcome = start_and_hold(context, &spec, &prepares);
             Event::Started(id, outcome, context.volumes.observe())
         });
     }
@@ -516,12 +528,12 @@ fn told(id: &InstanceId, outcome: io::Result<()>) {
 }
 
 /// Blocks. The shim is held before anything else can happen to its number.
-fn start_and_hold(context: &Context, id: &InstanceId, spec: &InstanceSpec) -> Result<(Box<Record>, Pidfd), Phase> {
-    let record = start::start(context, spec).map_err(Phase::Refused)?;
+fn start_and_hold(context: &Context, spec: &InstanceSpec, prepares: &dyn Fn()) -> Result<(Box<Record>, Pidfd), Phase> {
+    let record = start::start(context, spec, prepares).map_err(Phase::Refused)?;
     match Pidfd::open(record.pid) {
         Ok(shim) if procfs::stat(record.pid).is_some_and(|s| s.start_time == record.start_time) => Ok((record, shim)),
         // It has ended already.
-        Ok(_) | Err(_) => Err(finish::conclude(context, id, Some(&record))),
+        Ok(_) | Err(_) => Err(finish::conclude(context, &spec.id, Some(&record))),
     }
 }
 
@@ -566,8 +578,10 @@ async fn poll_exit(shim: &Pidfd) {
 }
 
 fn measure(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
-    let counted = record.cgroup.as_ref().and_then(|cgroup| cgroup.usage());
-    let usage = counted.unwrap_or_else(|| procfs::usage_below(record.pid));
+    let groups = record.container.as_ref().map(|container| &container.groups).or(record.cgroup.as_ref());
+    let counted = groups.and_then(|groups| groups.usage());
+    let first = record.container.as_ref().map_or(record.pid, |container| container.pid);
+    let usage = counted.unwrap_or_else(|| procfs::usage_below(first));
     let dropped = contract::read_dropped(&context.layout.instance(&id));
     (id, usage, dropped)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bowline_core::app::Cage;
+use bowline_core::app::{Cage, Command as Run};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{InstanceId, Port};
 use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Reach};
@@ -18,7 +18,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
-use super::{Context, finish, script};
+use super::container::{self, Making};
+use super::{Context, adopt, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain::{self, Reader};
 use crate::disk::image::{self, Purpose};
@@ -29,6 +30,10 @@ use crate::shim::{MARK, place};
 
 /// A shim answers within milliseconds; a machine that thrashes may take longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// It asks its engine four things first, and an engine that has much to do takes long for each.
+const ENGINE_WITHIN: Duration = Duration::from_secs(120);
+/// For what was killed to be gone.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// From fork to exec of another child, on a machine under load.
 const BUSY_WITHIN: Duration = Duration::from_secs(2);
 /// Between two attempts.
@@ -36,15 +41,16 @@ const BUSY_PAUSE: Duration = Duration::from_millis(2);
 /// Where commands are looked for when neither the build nor the file says so.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Blocks until the app runs or is refused. On an error nothing of it is left but its folder.
-pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
+/// Blocks until the app runs or is refused. On an error nothing of it is left but its folder. `prepares` is told when something must
+/// be made first, which takes its time.
+pub(super) fn start(context: &Context, spec: &InstanceSpec, prepares: &dyn Fn()) -> Result<Box<Record>, Fault> {
     let closed = context.gate.closed_elsewhere();
     let port = match spec.port {
         PortChoice::Any => context.ports.pick(&spec.id, &closed)?,
         PortChoice::Fixed(port) => context.ports.claim(&spec.id, port, &closed)?,
     };
     let log = context.layout.log(&spec.id.slot);
-    let outcome = launch(context, spec, port, log);
+    let outcome = launch(context, spec, (port, log), Making { of: &spec.run, begins: prepares });
     if outcome.is_err() {
         context.ports.release(&spec.id);
         context.volumes.release(&spec.id);
@@ -52,17 +58,22 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
     outcome
 }
 
-/// The same for an instance that is no part of its service: on any port, its log beside its record.
-pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
+/// The same for an instance that is no part of its service, which runs `command`: on any port, its log beside its record.
+pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec, command: &Run) -> Result<Box<Record>, Fault> {
     let port = context.ports.pick(&spec.id, &context.gate.closed_elsewhere())?;
     let log = context.layout.instance(&spec.id).join("shim.log");
-    launch(context, spec, port, log).inspect_err(|_| {
+    launch(context, spec, (port, log), Making { of: command, begins: &|| {} }).inspect_err(|_| {
         context.ports.release(&spec.id);
         context.volumes.release(&spec.id);
     })
 }
 
-fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> Result<Box<Record>, Fault> {
+fn launch(
+    context: &Context,
+    spec: &InstanceSpec,
+    (port, log): (Port, PathBuf),
+    making: Making<'_>,
+) -> Result<Box<Record>, Fault> {
     let id = &spec.id;
     let failed = |what: &str, path: &Path, error: &io::Error| {
         Fault::new(FaultKind::Failed, format!("cannot {what} {} for {id}", path.display())).source(error)
@@ -80,15 +91,41 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
     for volume in &spec.volumes {
         unbounded.extend(context.volumes.attach(id, volume, uid).map_err(|error| error.fault(id, volume))?);
     }
-    let scratch = make_scratch(context, &folder);
-    unbounded.extend(scratch.is_none().then(|| DISK_LIMIT.to_owned()));
-    let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
+    let config = match container::engine(context, spec) {
+        Some(engines) => {
+            unbounded.extend(container::unenforced(engines, spec)?);
+            // Temporary files are memory there; copies of what it may write to lie on the disk.
+            unbounded.extend((!spec.writable.is_empty()).then(|| DISK_LIMIT.to_owned()));
+            let container = container::prepare(context, engines, spec, (port, uid), making)?;
+            Config {
+                container: Some(container),
+                env: Vec::new(),
+                namespaces: false,
+                ..config(context, spec, port, log)
+            }
+        }
+        None => {
+            let scratch = make_scratch(context, &folder);
+            unbounded.extend(scratch.is_none().then(|| DISK_LIMIT.to_owned()));
+            let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
+            unbounded.extend(unenforced);
+            Config { scratch, cgroup, ..config(context, spec, port, log) }
+        }
+    };
     let open_port = close_port(context, id, Owner { port, uid, reach: spec.reach });
-    let config = Config {
+    let unenforced = unbounded.into_iter().chain(missing_uid(spec)).chain(open_port).collect();
+    run_shim(context, id, &exe, &Config { unenforced, ..config })
+}
+
+/// What its shim is told, but for where it runs.
+fn config(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> Config {
+    let id = &spec.id;
+    let folder = context.layout.instance(id);
+    Config {
         format: FORMAT,
         id: id.to_string(),
         incarnation: id.incarnation.0,
-        lock,
+        lock: context.layout.lock(&id.slot),
         log,
         log_bytes: context.config.log_bytes,
         log_files: context.config.log_files,
@@ -99,39 +136,63 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
         secret_folder: context.layout.secrets(id),
         port: port.get(),
         open_to_machine: spec.reach == Reach::App,
-        uid,
+        uid: spec.uid.filter(|_| nix::unistd::geteuid().is_root()),
         volumes: spec.volumes.iter().filter_map(mount).collect(),
         cage_required: spec.cage == Cage::Required,
         stop: spec.stop.into(),
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
-        cgroup: cgroup.clone(),
+        cgroup: None,
         namespaces: context.config.namespaces,
         mark: context.layout.mark(id),
-        unenforced: unenforced.into_iter().chain(unbounded).chain(missing_uid(spec)).chain(open_port).collect(),
+        unenforced: Vec::new(),
         hidden: hidden(context),
         readable: readable(context, spec),
         volume_folders: spec.volumes.iter().map(|volume| volume.source.clone()).collect(),
         writable: spec.writable.clone(),
         memory: spec.limits.memory.map(|bytes| bytes.0),
-        scratch,
+        scratch: None,
         all_volumes: Some(context.layout.volumes()),
-        folder: folder.clone(),
-    };
+        folder,
+        container: None,
+    }
+}
+
+fn run_shim(context: &Context, id: &InstanceId, exe: &Path, config: &Config) -> Result<Box<Record>, Fault> {
     reach(Point::InstanceStarting);
-    let reply = spawn_shim(&exe, &config).and_then(|mut shim| read_reply(&mut shim, id));
+    let patience = if config.container.is_some() { ENGINE_WITHIN } else { ANSWER_WITHIN };
+    let reply = spawn_shim(exe, config).and_then(|mut shim| read_reply(&mut shim, id, patience));
     reach(Point::InstanceStarted);
+    let cgroup = config.cgroup.as_ref();
     match reply {
         Ok(Reply::Started(record)) => Ok(record),
         Ok(Reply::Refused(refusal)) => {
-            abandon(context, id, cgroup.as_ref());
+            if config.container.is_some() {
+                give_up_container(context, id);
+            }
+            abandon(context, id, cgroup);
             Err(refusal.into())
         }
         Err(fault) => {
-            finish::kill_leftovers(&context.layout.mark(id), cgroup.as_ref());
-            abandon(context, id, cgroup.as_ref());
+            if config.container.is_some() {
+                give_up_container(context, id);
+            }
+            finish::kill_leftovers(&context.layout.mark(id), cgroup);
+            abandon(context, id, cgroup);
             Err(fault)
         }
     }
+}
+
+/// Whoever might still ask the engine for a container ends first.
+fn give_up_container(context: &Context, id: &InstanceId) {
+    let record = Record::read(&context.layout.instance(id)).ok().flatten();
+    if let Some(shim) = record.as_ref().and_then(adopt::alive) {
+        // It has ended meanwhile.
+        let _ = shim.kill();
+        shim.wait(KILLED_WITHIN);
+        shim.reap();
+    }
+    container::remove(context, id, record.as_ref());
 }
 
 /// A file system for what it writes outside of volumes. `None`: only root mounts one, in a namespace, with mkfs.
@@ -210,7 +271,7 @@ fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Me
     if let Some(Err(error)) = cgroup.map(crate::cgroup::Membership::remove) {
         tracing::debug!(instance = %id, %error, "its control group stays until it is cleaned up");
     }
-    let _ = crate::walk::remove_tree(&context.layout.secrets(id));
+    finish::remove_secrets(context, id);
     finish::give_up_port(context, id);
 }
 
@@ -291,9 +352,9 @@ pub(crate) fn memory_file(content: &[u8]) -> io::Result<fs::File> {
     Ok(file)
 }
 
-fn read_reply(shim: &mut Child, id: &InstanceId) -> Result<Reply, Fault> {
+fn read_reply(shim: &mut Child, id: &InstanceId, patience: Duration) -> Result<Reply, Fault> {
     let died = || Fault::new(FaultKind::Failed, format!("the shim of {id} died while it started"));
-    let text = read_all(shim, Instant::now() + ANSWER_WITHIN).map_err(|error| {
+    let text = read_all(shim, patience).map_err(|error| {
         // It is our own child and not yet waited for: its number cannot belong to another process.
         let _ = shim.kill();
         died().source(&error)
@@ -306,7 +367,8 @@ fn read_reply(shim: &mut Child, id: &InstanceId) -> Result<Reply, Fault> {
     })
 }
 
-fn read_all(shim: &mut Child, deadline: Instant) -> io::Result<Vec<u8>> {
+fn read_all(shim: &mut Child, patience: Duration) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + patience;
     let Some(mut stdout) = shim.stdout.take() else { return Ok(Vec::new()) };
     let mut text = Vec::new();
     loop {
@@ -317,7 +379,7 @@ fn read_all(shim: &mut Child, deadline: Instant) -> io::Result<Vec<u8>> {
         };
         match ready {
             Ok(0) => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {ANSWER_WITHIN:?}")));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}")));
             }
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,

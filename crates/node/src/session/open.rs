@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use zeroize::Zeroizing;
 
 use super::OneOffs;
+use crate::cage::Lack;
 use crate::driver::pidfd::Pidfd;
 use crate::driver::{Context, adopt, finish, start};
 use crate::procfs;
@@ -67,6 +69,7 @@ struct Place {
 }
 
 pub(super) fn open(context: &Context, one_offs: &OneOffs, spec: &SessionSpec) -> Result<Opened, Fault> {
+    refuse_containers(context, spec)?;
     match spec.place {
         SessionPlace::Inside => {
             let place = enter(context, &spec.instance.id)?;
@@ -86,15 +89,40 @@ pub(super) fn open(context: &Context, one_offs: &OneOffs, spec: &SessionSpec) ->
     }
 }
 
+/// A user who did not make the namespaces of a container does not join them.
+fn refuse_containers(context: &Context, spec: &SessionSpec) -> Result<(), Fault> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let id = &spec.instance.id;
+    let fault =
+        Fault::new(FaultKind::Refused, format!("no command can be run in {id} by `bowline exec` or `bowline run`"))
+            .caused_by("it is a container (--runtime docker), which a daemon joins that runs as root");
+    let record = || Record::read(&context.layout.instance(id)).ok().flatten();
+    match spec.place {
+        SessionPlace::Inside => match record().and_then(|record| record.container) {
+            Some(container) => Err(fault
+                .hint(format!("ask the engine: docker exec -it {0} sh, or podman exec -it {0} sh", container.name))),
+            None => Ok(()),
+        },
+        SessionPlace::OneOff if context.engines.is_none() => Ok(()),
+        SessionPlace::OneOff => Err(fault.hint("make it a job of the file, or a command of `release.before`")),
+    }
+}
+
 fn enter(context: &Context, id: &InstanceId) -> Result<Place, Fault> {
     let gone = || Fault::new(FaultKind::Failed, format!("{id} does not run any more")).hint("run the command again");
     let record = Record::read(&context.layout.instance(id)).ok().flatten().ok_or_else(gone)?;
     let shim = adopt::alive(&record).ok_or_else(gone)?;
     let pid = record.child.ok_or_else(gone)?;
     let app = Pidfd::open(pid).map_err(|_| gone())?;
-    // The number was the app's when the shim wrote it down. A child of the shim that lives has it still.
-    let is_its_child = procfs::stat(pid).is_some_and(|stat| stat.parent == record.pid);
-    if !is_its_child || shim.has_ended() || app.has_ended() {
+    // The number was the app's when the shim wrote it down. A child of the shim that lives has it still, and so has what carries the
+    // instance's mark.
+    let is_its_own = match &record.container {
+        Some(_) => procfs::carries(pid, crate::shim::MARK, &context.layout.mark(id)),
+        None => procfs::stat(pid).is_some_and(|stat| stat.parent == record.pid),
+    };
+    if !is_its_own || shim.has_ended() || app.has_ended() {
         return Err(gone());
     }
     Ok(Place { record, app, shim })
@@ -149,7 +177,9 @@ fn order(
     let port = Port::new(record.port).ok_or_else(|| Fault::new(FaultKind::Failed, format!("{id} has no port")))?;
     let mark = random_mark()
         .map_err(|error| Fault::new(FaultKind::Failed, format!("cannot mark a session in {id}")).source(&error))?;
-    let mut env = start::environment(context, instance, port, &context.layout.instance(id));
+    let container = record.container.as_ref();
+    let folder = container.map_or_else(|| context.layout.instance(id), |_| PathBuf::from("/"));
+    let mut env = start::environment(context, instance, port, &folder);
     let text = |name: &str, value: &[u8]| (name.to_owned(), start::clear(value));
     env.extend(entry.variables.iter().map(|(name, path)| text(name, path.as_os_str().as_encoded_bytes())));
     if let Some(Terminal { name: Some(name), .. }) = &spec.terminal
@@ -165,13 +195,23 @@ fn order(
         root: instance.root.clone(),
         uid: record.uid,
         grants: entry.grants,
-        unenforced: record.unenforced.clone(),
-        cgroup: record.cgroup.clone(),
-        contained: record.contained,
+        unenforced: record
+            .unenforced
+            .iter()
+            .cloned()
+            .chain(container.into_iter().flat_map(|_| not_of_engines()))
+            .collect(),
+        cgroup: container.map_or_else(|| record.cgroup.clone(), |container| Some(container.groups.clone())),
+        contained: record.contained || container.is_some(),
         terminal: spec.terminal.is_some(),
         alone,
         mark,
     })
+}
+
+/// What an engine does not ask of a machine, and so need not be there for who joins its container: mounts decide there.
+fn not_of_engines() -> impl Iterator<Item = String> {
+    [Lack::Files, Lack::FilesWhole, Lack::Devices, Lack::Signals].into_iter().map(|lack| lack.name().to_owned())
 }
 
 fn random_mark() -> Result<String, getrandom::Error> {
@@ -244,7 +284,7 @@ fn start_one_off(
     let incarnation = Incarnation(u32::try_from(now & u64::from(u32::MAX)).unwrap_or(1));
     let id = InstanceId { slot: SlotId { slot: Slot(slot), ..spec.id.slot.clone() }, incarnation };
     let instance = InstanceSpec { id: id.clone(), run: Run(WAIT.to_owned()), port: PortChoice::Any, ..spec.clone() };
-    let started = start::start_alone(context, &instance).and_then(|record| {
+    let started = start::start_alone(context, &instance, &spec.run).and_then(|record| {
         let shim = adopt::alive(&record).ok_or_else(|| {
             finish::conclude(context, &id, Some(&record));
             Fault::new(FaultKind::Failed, format!("{id} ended as soon as it was started"))

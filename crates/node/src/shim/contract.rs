@@ -88,6 +88,34 @@ pub(crate) struct Config {
     /// Volumes of every app: those of others are none of its business, and are not kept busy by it.
     #[serde(default)]
     pub all_volumes: Option<PathBuf>,
+    /// It is to run in one; `None`: as processes of this machine.
+    #[serde(default)]
+    pub container: Option<Container>,
+}
+
+/// The container that a shim makes, and where.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Container {
+    pub socket: PathBuf,
+    /// Of its slot.
+    pub name: String,
+    /// What the engine is told; no secret.
+    pub request: serde_json::Value,
+    /// What goes into the environment and must not be known to the engine.
+    pub hidden: Vec<(String, Clear)>,
+    /// Of who joins it later.
+    pub entry: Entry,
+}
+
+/// The container of an incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Contained {
+    pub socket: PathBuf,
+    pub name: String,
+    /// Its first process, as this machine numbers it.
+    pub pid: u32,
+    /// Made by the engine, and its to remove.
+    pub groups: crate::cgroup::Membership,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -189,6 +217,9 @@ pub(crate) struct Record {
     /// `None`: the app has not been started yet, or by a version that knew no sessions.
     #[serde(default)]
     pub entry: Option<Entry>,
+    /// `None`: it runs as processes of this machine, or its container has not been started yet.
+    #[serde(default)]
+    pub container: Option<Contained>,
 }
 
 /// What a process that joins the instance later must be given to be what the app is.

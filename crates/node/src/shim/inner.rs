@@ -20,7 +20,7 @@ use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, getpid, pipe2};
 use serde::{Deserialize, Serialize};
 
 use super::child::{self, Plan, Program, Streams};
-use super::contract::{self, Config, End, Entry, ExitRecord, FORMAT, Refusal, Stop};
+use super::contract::{self, Config, Contained, End, Entry, ExitRecord, FORMAT, Refusal, Stop};
 use super::life::{Effect, Input, Life, Status};
 use super::log::{LogFile, Splitter, Tag};
 use super::outer::{self, now_ms};
@@ -42,7 +42,7 @@ const CHUNK: usize = 16 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
-    Started { unenforced: Vec<String>, entry: Entry },
+    Started { unenforced: Vec<String>, entry: Option<Entry>, container: Option<Box<Contained>> },
     Refused(Refusal),
 }
 
@@ -87,8 +87,8 @@ struct Shim {
     end: Option<End>,
 }
 
-struct Stream {
-    pipe: fs::File,
+pub(super) struct Stream {
+    pub(super) pipe: fs::File,
     splitter: Splitter,
     tag: Tag,
 }
@@ -145,7 +145,8 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     log.line(now_ms(), Tag::Bowline, format!("started: pid {number}, port {}", config.port).as_bytes());
     log.flush();
     reach(Point::ShimExecuted);
-    let verdict = serde_json::to_vec(&Verdict::Started { unenforced, entry }).unwrap_or_default();
+    let started = Verdict::Started { unenforced, entry: Some(entry), container: None };
+    let verdict = serde_json::to_vec(&started).unwrap_or_default();
     // The record is there already: a daemon that died meanwhile finds it.
     let _ = outer::send(socket, &verdict);
     leave_streams();
@@ -159,8 +160,8 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
         life: Life::new(Duration::from_millis(config.grace_ms)),
         began: Instant::now(),
         log,
-        out: Some(Stream { pipe: out, splitter: Splitter::default(), tag: Tag::Out }),
-        err: Some(Stream { pipe: err, splitter: Splitter::default(), tag: Tag::Err }),
+        out: Some(Stream::new(out, Tag::Out)),
+        err: Some(Stream::new(err, Tag::Err)),
         signals,
         end: None,
     })
@@ -182,7 +183,7 @@ fn out_of_processes(id: &str, error: &dyn std::error::Error) -> Refusal {
 }
 
 /// Before the app may run: what it says has somewhere to go.
-fn open_log(config: &Config) -> Result<Log, Refusal> {
+pub(super) fn open_log(config: &Config) -> Result<Log, Refusal> {
     let counter = contract::open_dropped(&config.folder).ok();
     let file = LogFile::new(config.log.clone(), config.log_bytes, config.log_files, config.incarnation, counter);
     one_heap();
@@ -196,7 +197,7 @@ pub(super) fn watched_signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-fn refuse_if_required(config: &Config, unenforced: &[String]) -> Result<(), Refusal> {
+pub(super) fn refuse_if_required(config: &Config, unenforced: &[String]) -> Result<(), Refusal> {
     match config.cage_required && !unenforced.is_empty() {
         false => Ok(()),
         true => Err(Refusal::new(format!("this machine cannot enforce the cage that {} requires", config.id))
@@ -340,9 +341,7 @@ impl Shim {
     fn finish(&mut self) {
         let now = now_ms();
         for stream in [&mut self.out, &mut self.err].into_iter().flatten() {
-            while stream.read(&mut self.log, now) == Flow::More {}
-            let Stream { splitter, tag, .. } = stream;
-            splitter.finish(|line| self.log.line(now, *tag, line));
+            stream.drain(&mut self.log, now);
         }
         let end = self.end.clone().unwrap_or(End::Killed);
         self.log.close(now, Tag::Bowline, describe(&end).as_bytes());
@@ -360,7 +359,7 @@ impl Shim {
     }
 }
 
-fn describe(end: &End) -> String {
+pub(super) fn describe(end: &End) -> String {
     match end {
         End::Code(code) => format!("exited: code {code}"),
         End::Signal(signal) => {
@@ -376,15 +375,26 @@ fn describe(end: &End) -> String {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
+pub(super) enum Flow {
     More,
     Empty,
     Ended,
 }
 
 impl Stream {
+    pub(super) fn new(pipe: fs::File, tag: Tag) -> Self {
+        Self { pipe, splitter: Splitter::default(), tag }
+    }
+
+    /// What is left in it, and a last line without an end.
+    pub(super) fn drain(&mut self, log: &mut Log, now_ms: u64) {
+        while self.read(log, now_ms) == Flow::More {}
+        let tag = self.tag;
+        self.splitter.finish(|line| log.line(now_ms, tag, line));
+    }
+
     /// Reads at most one chunk, so that no stream starves another or a signal.
-    fn read(&mut self, log: &mut Log, now_ms: u64) -> Flow {
+    pub(super) fn read(&mut self, log: &mut Log, now_ms: u64) -> Flow {
         let mut chunk = [0; CHUNK];
         match self.pipe.read(&mut chunk) {
             Ok(0) => {
@@ -407,13 +417,13 @@ impl Stream {
 /// The configuration is gone; its pages go back to the machine.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "malloc_trim(3) is a foreign function")]
-fn give_back_memory() {
+pub(super) fn give_back_memory() {
     // SAFETY: it takes a number and touches only the allocator's own state.
     unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn give_back_memory() {}
+pub(super) fn give_back_memory() {}
 
 /// A second thread would be given a second heap.
 #[cfg(target_env = "gnu")]

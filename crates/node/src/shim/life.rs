@@ -87,6 +87,14 @@ impl Life {
         Some(effect)
     }
 
+    /// Whether it was told to end.
+    pub(super) fn is_ending(&self) -> bool {
+        match self.state {
+            State::Running => false,
+            State::Stopping { .. } | State::Killing(_) | State::Gone => true,
+        }
+    }
+
     /// Whether the loop should look if the group is empty: no signal tells.
     pub(super) fn watches_group(&self) -> bool {
         matches!(self.state, State::Stopping { main_gone: true, .. })

@@ -6,6 +6,8 @@
 //! it takes the whole tree along. Without namespaces it is a subreaper, and what a `kill -9` of it leaves behind is
 //! found by its mark in the environment before the slot is used again.
 //!
+//! Of an instance in a container the inner process is the one that makes it, reads its output, ends it, and removes it.
+//!
 //! Architecture invariants: one thread, and beside it the one that may wait for the log's disk; nothing is forked once that
 //! one runs; no tokio; at most 1.5 MB of private memory; it never restarts its child; it holds
 //! the lock of its slot from before the app starts until after nothing of the app is left and the exit record is durable;
@@ -14,6 +16,7 @@
 pub(crate) mod contract;
 
 mod child;
+mod container;
 mod inner;
 mod layer;
 mod life;
@@ -25,6 +28,8 @@ mod search;
 pub(crate) mod session;
 
 use std::process::ExitCode;
+
+pub(crate) use container::remove_given;
 
 /// The environment variable that every process of an instance carries.
 pub(crate) const MARK: &str = "BOWLINE_MARK";

@@ -16,6 +16,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{ForkResult, setsid};
 
+use super::container;
 use super::contract::{Config, End, ExitRecord, FORMAT, OLDEST, Record, Refusal, Reply};
 use super::inner::{self, Verdict};
 use crate::cage::namespaces;
@@ -117,7 +118,10 @@ fn start(config: Config) -> Result<Outcome, Refusal> {
     match namespaces::fork_now().map_err(failed)? {
         ForkResult::Child => {
             drop(outer);
-            Ok(Outcome::Ended(inner::run(config, inner, lock, contained)))
+            Ok(Outcome::Ended(match config.container.is_some() {
+                true => container::run(config, inner, lock),
+                false => inner::run(config, inner, lock, contained),
+            }))
         }
         ForkResult::Parent { child } => {
             drop(inner);
@@ -177,6 +181,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
         cgroup: config.cgroup.clone(),
         secret_folder: config.secret_folder.clone(),
         entry: None,
+        container: None,
         volumes: config.volume_folders.clone(),
     };
     // Before the inner process may start anything: a crash from here on leaves something to be found.
@@ -194,9 +199,11 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
             continue;
         }
         match serde_json::from_slice(&message) {
-            Ok(Verdict::Started { unenforced, entry }) => {
+            Ok(Verdict::Started { unenforced, entry, container }) => {
                 record.unenforced = unenforced;
-                record.entry = Some(entry);
+                record.entry = entry;
+                record.child = container.as_ref().map(|container| container.pid).or(record.child);
+                record.container = container.map(|container| *container);
                 write_record(&record, config)?;
                 reach(Point::ShimAnswers);
                 return Ok(record);

@@ -178,7 +178,7 @@ fn secret_folder(config: &Config, contained: bool) -> Result<PathBuf, (PathBuf, 
     Ok(folder.clone())
 }
 
-fn mount_secrets(folder: &Path, uid: Option<u32>) -> io::Result<()> {
+pub(super) fn mount_secrets(folder: &Path, uid: Option<u32>) -> io::Result<()> {
     layout::make_folder(folder, 0o700)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = format!("mode=0700,size={SECRETS_SIZE}");
@@ -186,7 +186,7 @@ fn mount_secrets(folder: &Path, uid: Option<u32>) -> io::Result<()> {
     own(folder, uid)
 }
 
-fn write_secret(folder: &Path, file: &FileOfSecret, uid: Option<u32>) -> io::Result<PathBuf> {
+pub(super) fn write_secret(folder: &Path, file: &FileOfSecret, uid: Option<u32>) -> io::Result<PathBuf> {
     // The name comes from a parsed file, yet a path here would write anywhere as root.
     if file.name.is_empty() || file.name.contains('/') || file.name.starts_with('.') {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -198,7 +198,7 @@ fn write_secret(folder: &Path, file: &FileOfSecret, uid: Option<u32>) -> io::Res
     Ok(path)
 }
 
-fn private_folder(folder: &Path, uid: Option<u32>) -> io::Result<()> {
+pub(super) fn private_folder(folder: &Path, uid: Option<u32>) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?,
@@ -206,7 +206,7 @@ fn private_folder(folder: &Path, uid: Option<u32>) -> io::Result<()> {
     own(folder, uid)
 }
 
-fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
+pub(super) fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
     uid.map_or(Ok(()), |uid| chown(path, Some(uid), Some(uid)))
 }
 

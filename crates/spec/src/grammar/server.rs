@@ -25,6 +25,18 @@ pub(crate) static SERVER: TableSpec = table(
             "Which proxy serves: Bowline's own, or [Envoy](envoy.md).",
         ),
         key(
+            "runtime",
+            Words(&["process", "docker"]),
+            Default("\"process\""),
+            "What instances are: processes of this machine, or containers of [Docker or Podman](docker.md).",
+        ),
+        key(
+            "engine",
+            Text(Form::AbsolutePath),
+            Omitted("that of `DOCKER_HOST`, else `/var/run/docker.sock`"),
+            "With `runtime = \"docker\"`: the socket of Docker, or of Podman's service.",
+        ),
+        key(
             "trusted_proxies",
             List(Form::Cidr),
             Omitted("none"),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::route::EdgeEngine;
 use serde::Serialize;
 
 use crate::args::Serve;
@@ -71,6 +72,8 @@ fn words(args: &Serve, state: Option<&Path>) -> Result<Vec<String>, Fault> {
     let addresses = [("--http", args.http), ("--https", args.https), ("--admin", args.admin)];
     words.extend(addresses.iter().filter_map(|(flag, address)| address.map(|address| format!("{flag}={address}"))));
     words.extend(args.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}")));
+    words.extend(args.edge.map(|engine| format!("--edge={}", EdgeEngine::from(engine).as_str())));
+    words.extend(args.runtime.words()?);
     Ok(words)
 }
 
@@ -108,7 +111,7 @@ const TEMPLATE: &str = "{mark}, which writes it anew. Own lines belong into a dr
 [Unit]
 Description=Bowline: apps, their edge, their databases
 Wants=network-online.target
-After=network-online.target nss-user-lookup.target nftables.service firewalld.service
+After=network-online.target nss-user-lookup.target nftables.service firewalld.service docker.service podman.service
 StartLimitIntervalSec=0
 
 [Service]

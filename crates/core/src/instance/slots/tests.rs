@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::*;
 use crate::app::{Cage, Command, HttpCheck, Limits, Probe};
 use crate::id::{Incarnation, Port, ReleaseNumber, ServiceName};
-use crate::instance::Readiness;
 use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, Reach, StopSignal, Usage};
+use crate::instance::{Readiness, WaitsOn};
 use crate::time::Timestamp;
 
 /// A world of one service, told what happens.
@@ -237,6 +237,33 @@ fn one_that_does_not_get_ready_in_its_grace_is_stopped_and_tried_again() {
     bench.exits(0, 1, ExitCause::Stopped);
     bench.check(10, &["0.1 draining → crashed"], &[]);
     bench.check(1_000, &["0.2 crashed → starting"], &["run 0.2"]);
+}
+
+#[test]
+fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_time() {
+    let mut bench = Bench::new(1);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    bench.sees(0, 1, Phase::Preparing, HealthState::Unknown);
+    bench.check(10, &[], &["run 0.1"]);
+    bench.check(29_990, &[], &["run 0.1"]);
+    bench.check(60_000, &[], &["run 0.1"]);
+    let waits = bench.slots.status(bench.now).remove(&bench.id(0, 1).slot).and_then(|status| status.waits_on);
+    let preparing = |bench: &Bench| bench.slots.counts(&bench.pool.key).into_values().next().unwrap().preparing;
+    assert_eq!(preparing(&bench), 1);
+    assert_eq!(waits, Some(WaitsOn::Image { since: Duration::from_millis(89_990) }));
+    // Made: it runs like any other.
+    bench.runs(0, 1, passing());
+    bench.check(10, &["0.1 starting → ready"], &["run 0.1"]);
+    assert_eq!(preparing(&bench), 0);
+    // One that is not made in time, and one of which nothing is heard.
+    for (phase, left) in [(Phase::Preparing, 900_000), (Phase::Starting, 29_990)] {
+        let mut bench = Bench::new(1);
+        bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+        bench.sees(0, 1, phase, HealthState::Unknown);
+        bench.check(10, &[], &["run 0.1"]);
+        bench.check(left - 1, &[], &["run 0.1"]);
+        bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
+    }
 }
 
 #[test]

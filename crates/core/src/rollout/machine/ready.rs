@@ -10,13 +10,18 @@ use crate::time::Mono;
 
 impl Rollout {
     pub(super) fn see_ready(&mut self, now: Mono) {
-        if self.is_ready(Role::Candidate) {
+        // What is still made has a limit of its own, and then as long as any other.
+        if self.is_ready(Role::Candidate) || self.is_preparing(Role::Candidate) {
             self.whole = now;
         }
         let Phase::Step(step) = self.phase else { return };
-        if self.stable_to_come(step).is_empty() {
+        if self.stable_to_come(step).is_empty() || self.is_preparing(Role::Stable) {
             self.beside = now;
         }
+    }
+
+    fn is_preparing(&self, role: Role) -> bool {
+        self.replicas().keys().any(|service| self.count(service, role).preparing > 0)
     }
 
     /// Since when a step waits for instances; `None`: for none.

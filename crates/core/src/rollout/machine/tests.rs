@@ -123,6 +123,18 @@ fn a_first_release_that_never_gets_ready_leaves_nothing() {
 }
 
 #[test]
+fn what_is_still_made_is_not_given_up_and_has_its_whole_time_then() {
+    let mut rollout = Rollout::start(plan(false, 1), at(0));
+    check(&mut rollout, 0, (count(0, 0), count(0, 0)), &["step 0"], "r2:1/100");
+    let patience = rollout.next_deadline().unwrap().0.as_secs();
+    let made = || Count { preparing: 1, ..count(0, 1) };
+    check(&mut rollout, 1, (count(0, 0), made()), &[], "r2:1/100");
+    check(&mut rollout, 7 * patience, (count(0, 0), made()), &[], "r2:1/100");
+    check(&mut rollout, 8 * patience - 1, (count(0, 0), count(0, 1)), &[], "r2:1/100");
+    check(&mut rollout, 8 * patience, (count(0, 0), count(0, 1)), &["abort drain"], "");
+}
+
+#[test]
 fn abort_wins_once_and_is_nothing_after_the_end() {
     let mut rollout = Rollout::start(plan(true, 1), at(0));
     check(&mut rollout, 0, (count(1, 1), count(0, 0)), &["step 0"], "r1:1/100 r2:1/0");

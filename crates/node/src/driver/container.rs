@@ -1,0 +1,478 @@
+//! An instance as a container: its image, and what its shim tells the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use bowline_core::app::Command;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{Digest, InstanceId, Port, SlotId};
+use bowline_core::instance::{EnvValue, InstanceSpec, Reach, SecretFile};
+use bowline_core::resource::ResourceKey;
+use rustix::process::{Resource, getrlimit};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+use super::{Context, start};
+use crate::cage::files::Grants;
+use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
+use crate::engine::Listed;
+use crate::engine::create::{Bind, FILES, GIVEN, SECRETS, Wanted};
+use crate::layout::{self, Layout};
+use crate::procfs;
+use crate::shim::contract::{Clear, Container, Entry, Record};
+use crate::{Containers, Engine, ImageRequest, Keep};
+
+/// Of the images that are made: another number, and all are made anew.
+const IMAGE_FORMAT: &str = "1";
+/// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
+const MOST: u64 = 1 << 20;
+/// What tells this state's containers from any others.
+const STATE_LABEL: &str = "bowline.state";
+/// Which incarnation one is of.
+const INSTANCE_LABEL: &str = "bowline.instance";
+/// Where a command is looked for when neither the build nor the file says so.
+const SEARCH: &str = "PATH";
+
+/// The engine of a node, and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Engines {
+    pub of: Containers,
+    /// One image is made at a time: the next one may be the same.
+    making: Mutex<()>,
+}
+
+impl Engines {
+    pub(super) fn new(of: Containers) -> Self {
+        Self { of, making: Mutex::default() }
+    }
+}
+
+/// How an image is made that is not there.
+#[derive(Clone, Copy)]
+pub(super) struct Making<'m> {
+    /// What is started in it. A container that waits for somebody to join it is of the same image as those of its service.
+    pub of: &'m Command,
+    /// Told when it begins.
+    pub begins: &'m dyn Fn(),
+}
+
+/// The engine that this instance runs in; `None`: none, as a database, which runs beside its app's containers, from this machine's
+/// packages and as its own user.
+pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'c Engines> {
+    context.engines.as_ref().filter(|_| spec.reach == Reach::Edge)
+}
+
+/// What the shim is given; blocks until its image is there.
+pub(super) fn prepare(
+    context: &Context,
+    engines: &Engines,
+    spec: &InstanceSpec,
+    (port, uid): (Port, Option<u32>),
+    making: Making<'_>,
+) -> Result<Container, Fault> {
+    let id = &spec.id;
+    let failed = |error: &dyn std::error::Error| {
+        Fault::new(FaultKind::Failed, format!("cannot prepare the container of {id}")).source(error)
+    };
+    let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+    let mut all = start::environment(context, spec, port, Path::new("/"));
+    let search = all.iter().find(|(name, _)| name == SEARCH);
+    let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
+    let image = image(context, engines, spec, (search, making))?;
+    let mounts = mounts(context, spec, uid).map_err(|error| failed(&error))?;
+    let entry = entry(spec, &mounts);
+    let paths = entry.variables.iter();
+    all.extend(paths.map(|(name, path)| (name.clone(), start::clear(path.as_os_str().as_encoded_bytes()))));
+    let (hidden, env) = split(spec, all)?;
+    let wanted = Wanted {
+        image,
+        uid,
+        env,
+        workdir: spec.root.clone(),
+        labels: labels(&context.layout, id),
+        mounts,
+        memory: spec.limits.memory.map(|bytes| bytes.0),
+        cpu: spec.limits.cpu.map(|cpu| cpu.0),
+        processes: cgroup::most_processes(),
+        most: [(FILES, Resource::Nofile, MOST), ("nproc", Resource::Nproc, procfs::pid_max().map_or(MOST, u64::from))]
+            .map(|(name, resource, most)| (name, getrlimit(resource).maximum.map_or(most, |own| own.min(most)))),
+    };
+    Ok(Container {
+        socket: engines.of.engine.socket().to_owned(),
+        name: name(&context.layout, &id.slot),
+        request: wanted.request().map_err(|error| failed(&error))?,
+        hidden,
+        entry,
+    })
+}
+
+/// What a process is given that joins the container later: all that is there, and to write what the app writes.
+fn entry(spec: &InstanceSpec, mounts: &[Bind]) -> Entry {
+    let path = |file: &SecretFile| (file.variable.clone(), Path::new(GIVEN).join(SECRETS).join(&file.name));
+    let written = mounts.iter().filter(|bind| bind.writable).map(|bind| bind.to.clone());
+    Entry {
+        variables: spec.secret_files.iter().map(path).collect(),
+        grants: Grants { read: vec!["/".into()], write: written.collect(), ..Grants::default() },
+    }
+}
+
+/// What its engine does not enforce of what is asked for.
+pub(super) fn unenforced(engines: &Engines, spec: &InstanceSpec) -> Result<Vec<String>, Fault> {
+    let is_asked = |lack: &String| match lack.as_str() {
+        MEMORY_LIMIT => spec.limits.memory.is_some(),
+        CPU_LIMIT => spec.limits.cpu.is_some(),
+        _ => true,
+    };
+    let lacks = engines.of.engine.look().map_err(|error| error.fault(format!("cannot start {}", spec.id)))?;
+    Ok(lacks.into_iter().filter(is_asked).collect())
+}
+
+/// Of a slot, so that an engine runs one copy of it, whoever asks.
+fn name(layout: &Layout, slot: &SlotId) -> String {
+    let SlotId { key, service, release, slot } = slot;
+    let name = format!("bowline-{}-{}.{}.{service}.r{release}.{slot}", layout.hash(), key.env, key.app);
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' }).collect()
+}
+
+fn labels(layout: &Layout, id: &InstanceId) -> BTreeMap<String, String> {
+    let SlotId { key, service, release, slot } = &id.slot;
+    let label = |name: &str, value: String| (format!("bowline.{name}"), value);
+    [
+        (STATE_LABEL.to_owned(), layout.hash()),
+        (INSTANCE_LABEL.to_owned(), id.to_string()),
+        label("env", key.env.to_string()),
+        label("app", key.app.to_string()),
+        label("service", service.spelled()),
+        label("release", release.to_string()),
+        label("slot", slot.to_string()),
+        label("incarnation", id.incarnation.to_string()),
+    ]
+    .into()
+}
+
+type Env = (Vec<(String, Clear)>, BTreeMap<String, String>);
+
+/// What the engine must not know, and what it may.
+fn split(spec: &InstanceSpec, all: Vec<(String, Clear)>) -> Result<Env, Fault> {
+    let is_secret = |name: &String| matches!(spec.env.get(name), Some(EnvValue::Secret(_)));
+    let (hidden, open): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| is_secret(name));
+    let is_variable = |name: &str| {
+        let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        begins && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if let Some((name, _)) = hidden.iter().find(|(name, _)| !is_variable(name)) {
+        let fault = Fault::new(FaultKind::Refused, format!("{} is given a secret as {name:?}", spec.id));
+        return Err(fault.caused_by("a shell in its container sets it, and knows letters, digits and _ only"));
+    }
+    if let Some((name, _)) = hidden.iter().find(|(_, value)| value.0.contains(&0)) {
+        let fault = Fault::new(FaultKind::Refused, format!("the secret in {name} of {} holds a NUL byte", spec.id));
+        return Err(fault.hint("give it as a file: { secret = …, as = \"file\" }"));
+    }
+    let text = |(name, value): (String, Clear)| (name, String::from_utf8_lossy(&value.0).into_owned());
+    Ok((hidden, open.into_iter().map(text).collect()))
+}
+
+fn mounts(context: &Context, spec: &InstanceSpec, uid: u32) -> io::Result<Vec<Bind>> {
+    let given = Bind { from: context.layout.secrets(&spec.id), to: GIVEN.into(), writable: false };
+    let mut all = vec![given];
+    // Its own `/tmp` would lie over it.
+    if spec.root.starts_with("/tmp") {
+        let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
+        all.push(Bind { from: artifact.clone(), to: artifact, writable: false });
+    }
+    for volume in &spec.volumes {
+        // Under `BOWLINE_VOLUME_NAME` it is where it is on the machine.
+        let places = std::iter::once(volume.source.clone()).chain(volume.path.as_ref().map(PathBuf::from));
+        let places: BTreeSet<PathBuf> = places.collect();
+        all.extend(places.into_iter().map(|to| Bind { from: volume.source.clone(), to, writable: true }));
+    }
+    let folder = context.layout.instance(&spec.id).join(layout::WRITABLE);
+    for (number, path) in spec.writable.iter().enumerate() {
+        layout::make_folder(&folder, 0o711)?;
+        let (from, to) = (folder.join(number.to_string()), spec.root.join(path));
+        match without_links(&spec.root, path)? {
+            Some(source) => copy(&source, &from, uid)?,
+            None => make(&from, uid)?,
+        }
+        all.push(Bind { from, to, writable: true });
+    }
+    Ok(all)
+}
+
+/// A file or folder below `root`; `None`: there is none. Never through a link, and never one: it could lead out of the release, and this
+/// process may be root.
+fn without_links(root: &Path, path: &str) -> io::Result<Option<PathBuf>> {
+    let mut at = root.to_owned();
+    let mut is_folder = true;
+    for part in Path::new(path).components() {
+        let Component::Normal(part) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
+        at.push(part);
+        match fs::symlink_metadata(&at) {
+            Ok(found) if is_folder && (found.is_dir() || found.is_file()) => is_folder = found.is_dir(),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(at))
+}
+
+fn own(path: &Path, uid: u32) -> io::Result<()> {
+    match nix::unistd::geteuid().is_root() {
+        true => lchown(path, Some(uid), Some(uid)),
+        false => Ok(()),
+    }
+}
+
+/// An empty folder that is the app's.
+fn make(folder: &Path, uid: u32) -> io::Result<()> {
+    fs::create_dir(folder)?;
+    own(folder, uid)
+}
+
+/// A copy that is the app's, of an artifact, which nobody changes. Links stay what they are: they lead where they do in the container.
+fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
+    let mut left = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = left.pop() {
+        match fs::symlink_metadata(&from) {
+            Ok(found) if found.is_symlink() => symlink(fs::read_link(&from)?, &to)?,
+            Ok(found) if found.is_file() => {
+                let mode = (found.permissions().mode() | 0o600) & 0o777;
+                let mut source = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&from)?;
+                let mut copy = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&to)?;
+                io::copy(&mut source, &mut copy)?;
+            }
+            Ok(found) if found.is_dir() => {
+                fs::create_dir(&to)?;
+                for entry in fs::read_dir(&from)? {
+                    let entry = entry?;
+                    left.push((entry.path(), to.join(entry.file_name())));
+                }
+            }
+            Ok(_) => continue,
+            Err(error) => return Err(error),
+        }
+        own(&to, uid)?;
+    }
+    Ok(())
+}
+
+/// Its name, once the engine has it. One that was there and is gone is made again: of the artifact, which the node keeps.
+fn image(
+    context: &Context,
+    engines: &Engines,
+    spec: &InstanceSpec,
+    (search, making): (String, Making<'_>),
+) -> Result<String, Fault> {
+    let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
+    let request = ImageRequest { artifact, root: spec.root.clone(), run: making.of.0.clone(), search };
+    let name = image_name(&context.layout, &request);
+    let what = || format!("cannot have the image of {}", spec.id);
+    let engine = &engines.of.engine;
+    let is_there = || engine.has_image(&name).map_err(|error| error.fault(what()));
+    if is_there()? {
+        return Ok(name);
+    }
+    // Another one may be made before it.
+    (making.begins)();
+    let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_there()? {
+        return Ok(name);
+    }
+    let (reply, made) = oneshot::channel();
+    let ending = || Fault::new(FaultKind::Failed, what()).caused_by("the daemon ends");
+    engines.of.images.blocking_send((request, name.clone(), reply)).map_err(|_| ending())?;
+    let archive = made.blocking_recv().map_err(|_| ending())??;
+    engine.load(&archive, &name).map_err(|error| error.fault(what()))?;
+    drop(turn);
+    tracing::info!(instance = %spec.id, image = name, "image made");
+    Ok(name)
+}
+
+/// The folder of the artifact that a release folder is in.
+fn artifact(layout: &Layout, root: &Path) -> Option<PathBuf> {
+    let all = layout.state.join("artifacts");
+    root.strip_prefix(&all).ok()?.components().next().map(|digest| all.join(digest))
+}
+
+/// `localhost/bowline-STATE:ARTIFACT-COMMAND`: by what the image is made of.
+fn image_name(layout: &Layout, request: &ImageRequest) -> String {
+    let mut hash = Sha256::new();
+    for part in [IMAGE_FORMAT, request.run.as_str(), request.search.as_str()] {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.update(request.root.as_os_str().as_encoded_bytes());
+    let artifact = request.artifact.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{}:{artifact}-{}", repository(layout), Digest(hash.finalize().into()).short())
+}
+
+fn repository(layout: &Layout) -> String {
+    format!("localhost/bowline-{}", layout.hash())
+}
+
+/// Images of artifacts that are not to be kept, and containers that an engine which was away could not be told to remove. Blocks.
+pub(crate) fn collect(state: &Path, run: &Path, containers: &Containers, keep: &Keep) {
+    let layout = Layout { state: state.to_owned(), run: run.to_owned() };
+    collect_containers(&layout, &containers.engine);
+    collect_images(&layout, containers, keep);
+}
+
+/// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left.
+fn collect_containers(layout: &Layout, engine: &Engine) {
+    let all = match engine.containers(&format!("{STATE_LABEL}={}", layout.hash())) {
+        Ok(all) => all,
+        Err(error) => return tracing::debug!(%error, "old containers stay"),
+    };
+    let is_left = |one: &&Listed| {
+        let id = one.label(INSTANCE_LABEL).and_then(|id| id.parse::<InstanceId>().ok());
+        id.is_some_and(|id| !layout.instance(&id).exists())
+    };
+    // Not by name: the next incarnation has the same.
+    for one in all.iter().filter(is_left) {
+        if let Err(error) = engine.remove(&one.id) {
+            tracing::debug!(container = one.name(), %error, "an old container stays");
+        }
+    }
+}
+
+fn collect_images(layout: &Layout, containers: &Containers, keep: &Keep) {
+    let kept: BTreeSet<String> = keep
+        .iter()
+        .filter_map(|root| Some(artifact(layout, root)?.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    let all = match containers.engine.images(&repository(layout)) {
+        Ok(all) => all,
+        Err(error) => return tracing::debug!(%error, "old images stay"),
+    };
+    for name in all.iter().filter(|name| !is_of(name, &kept)) {
+        if let Err(error) = containers.engine.remove_image(name) {
+            tracing::debug!(image = name, %error, "an old image stays");
+        }
+    }
+}
+
+fn is_of(image: &str, artifacts: &BTreeSet<String>) -> bool {
+    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
+    tag.rsplit_once('-').is_some_and(|(artifact, _)| artifacts.contains(artifact))
+}
+
+/// What an incarnation that has ended may have left in the engine. Where it does not answer, this is done before the name is used again.
+pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>) {
+    // The servers of databases run beside containers.
+    if ResourceKey::of_slot(&id.slot).is_some() {
+        return;
+    }
+    let engine = match (record.and_then(|record| record.container.as_ref()), &context.engines) {
+        (Some(container), _) => Engine::at(container.socket.clone()),
+        (None, Some(engines)) => engines.of.engine.clone(),
+        (None, None) => return,
+    };
+    // Not by name: the next incarnation may have it already.
+    let own = engine.containers(&format!("{INSTANCE_LABEL}={id}"));
+    let removed = own.and_then(|own| own.iter().try_for_each(|one| engine.remove(&one.id)));
+    if let Err(error) = removed {
+        tracing::debug!(instance = %id, %error, "its container stays until its name is used again");
+    }
+}
+
+/// Containers of this state that no shim keeps.
+pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i InstanceId>) {
+    let Some(Engines { of: Containers { engine, .. }, .. }) = &context.engines else { return };
+    let kept: BTreeSet<String> = alive.map(|id| name(&context.layout, &id.slot)).collect();
+    let all = engine.containers(&format!("{STATE_LABEL}={}", context.layout.hash()));
+    let all = all.inspect_err(|error| tracing::warn!(%error, "the engine's containers cannot be looked at"));
+    for one in all.unwrap_or_default().iter().filter(|one| !kept.contains(one.name())) {
+        tracing::info!(container = one.name(), "a container that nobody keeps is removed");
+        if let Err(error) = engine.remove(&one.id) {
+            tracing::warn!(container = one.name(), %error, "it stays");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        Layout { state: "/s".into(), run: "/r".into() }
+    }
+
+    #[test]
+    fn an_image_is_named_by_what_it_is_made_of() {
+        let request = |run: &str| ImageRequest {
+            artifact: "/s/artifacts/abc.2".into(),
+            root: "/s/artifacts/abc.2/app".into(),
+            run: run.into(),
+            search: "/usr/bin".into(),
+        };
+        let [one, other] = ["server", "worker"].map(|run| image_name(&layout(), &request(run)));
+        assert_ne!(one, other);
+        assert!(one.starts_with(&format!("{}:abc.2-", repository(&layout()))), "{one}");
+        let kept = |artifact: &str| is_of(&one, &[artifact.to_owned()].into());
+        assert!(kept("abc.2") && !kept("abc") && !is_of("localhost/x", &["".to_owned()].into()));
+        assert_eq!(artifact(&layout(), Path::new("/s/artifacts/abc/app")), Some("/s/artifacts/abc".into()));
+        assert_eq!(artifact(&layout(), Path::new("/elsewhere")), None);
+    }
+
+    #[test]
+    fn a_container_is_named_by_its_slot_and_labelled_by_its_incarnation() {
+        let [one, next]: [InstanceId; 2] =
+            ["local/shop.web.r3.0.1", "local/shop.web.r3.0.2"].map(|id| id.parse().unwrap());
+        assert_eq!(name(&layout(), &one.slot), name(&layout(), &next.slot));
+        assert!(name(&layout(), &one.slot).ends_with("-local.shop.web.r3.0"));
+        assert_eq!(labels(&layout(), &next)["bowline.incarnation"], "2");
+    }
+
+    #[test]
+    fn a_container_without_a_folder_is_nobodys_and_its_name_may_be_anothers() {
+        let state = tempfile::tempdir().unwrap();
+        let layout = Layout { state: state.path().to_owned(), run: "/r".into() };
+        let (engine, asked, _folder) = crate::engine::fake::engine(&[
+            (
+                "GET /containers/json",
+                200,
+                r#"[{"Id":"old","Names":["/n"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
+                    {"Id":"new","Names":["/n"],"Labels":{"bowline.instance":"local/shop.web.r3.0.2"}},
+                    {"Id":"odd","Names":["/m"],"Labels":null}]"#,
+            ),
+            ("DELETE ", 204, ""),
+        ]);
+        fs::create_dir_all(layout.instance(&"local/shop.web.r3.0.2".parse().unwrap())).unwrap();
+        collect_containers(&layout, &engine);
+        let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
+        assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
+    }
+
+    #[test]
+    fn what_an_app_may_write_to_is_a_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir_all(from.join("a/b")).unwrap();
+        fs::write(from.join("a/b/c"), "x").unwrap();
+        fs::set_permissions(from.join("a/b/c"), fs::Permissions::from_mode(0o555)).unwrap();
+        symlink("b/c", from.join("a/link")).unwrap();
+        copy(&from, &to, nix::unistd::geteuid().as_raw()).unwrap();
+        assert_eq!(fs::read_to_string(to.join("a/link")).unwrap(), "x");
+        assert_eq!(fs::metadata(to.join("a/b/c")).unwrap().permissions().mode() & 0o777, 0o755);
+    }
+
+    #[test]
+    fn nothing_beyond_a_release_is_copied_for_an_app() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("secret"), "x").unwrap();
+        symlink(outside.path(), root.path().join("up")).unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        fs::write(root.path().join("file"), "x").unwrap();
+        for bad in ["up", "up/secret", "up/new", "../x", "file/x"] {
+            assert!(without_links(root.path(), bad).is_err(), "{bad}");
+        }
+        let inside = |path: &str| without_links(root.path(), path).unwrap();
+        assert_eq!(["a/b", "file"].map(inside), ["a/b", "file"].map(|path| Some(root.path().join(path))));
+        assert_eq!(["new", "a/new"].map(inside), [None, None]);
+    }
+}
