@@ -106,7 +106,7 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let kept = keep(&link, Path::new("/bin/sleep")).unwrap();
         assert_eq!(keep(&link, &kept.canonicalize().unwrap()).unwrap(), kept);
-        let mut runs = std::process::Command::new(&kept).arg("1000").spawn().unwrap();
+        let mut runs = crate::driver::start::spawn_patiently(std::process::Command::new(&kept).arg("1000")).unwrap();
         let old = SystemTime::now() - 2 * YOUNG;
         fs::File::open(kept.parent().unwrap()).unwrap().set_modified(old).unwrap();
         keep(&link, Path::new("/bin/cat")).unwrap();
