@@ -206,7 +206,14 @@ fn find(disk: &Disk, folder: &Folder, path: &[u8], way: Way) -> Result<Option<Fo
             return Err(Reason::FileUnreadable);
         }
     };
-    let place = folder.place.get_or_init(|| Place::of(&root));
+    let place = match folder.place.get() {
+        Some(place) => place,
+        // Not remembered where there was no descriptor to find out with.
+        None => {
+            let place = Place::of(&root).map_err(|_| Reason::Shortage)?;
+            folder.place.get_or_init(|| place)
+        }
+    };
     // Something else may have been mounted over it.
     if way == Way::Cached && place.medium(&root) == Medium::Elsewhere {
         return Ok(None);
@@ -533,7 +540,7 @@ mod tests {
 
         /// So that nothing of it is done in place.
         fn is_elsewhere(&self) {
-            let proc = Place::of(File::open("/proc").unwrap());
+            let proc = Place::of(File::open("/proc").unwrap()).unwrap();
             self.worker.with_routes(|routes| {
                 let Lookup::Route(route) = routes.lookup("a.test", "/") else { panic!("it is there") };
                 let Target::Files { folder, .. } = &route.target else { panic!("{route:?}") };

@@ -213,6 +213,13 @@ impl Connections {
         self.retain(|one| one.load.streams.get() > 0);
     }
 
+    /// The same, for want of descriptors; whether there were any. They are closed when their tasks have run.
+    pub(crate) fn give_up(&self) -> bool {
+        let rests = self.all.borrow().values().flatten().any(|one| one.load.streams.get() == 0);
+        self.clear();
+        rests
+    }
+
     /// A tick has passed: closes what has rested for too long, or rests and is wanted by nobody.
     pub(crate) fn sweep(&self) {
         self.retain(|one| {

@@ -195,7 +195,7 @@ fn duplicate(socket: Option<&TcpListener>) -> Result<Option<TcpListener>, EdgeEr
 }
 
 /// As many connections as the machine lets this process have.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {

@@ -261,6 +261,7 @@ mod tests {
     /// A task may poll about a hundred things in one go, and is then told that nothing is ready.
     #[tokio::test]
     async fn however_many_have_an_answer_that_nobody_asked_for_none_of_them_is_used() {
+        crate::process::raise_descriptor_limit();
         let (pools, endpoint, _instance, mut ends) = kept(300).await;
         for end in &mut ends {
             end.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
@@ -294,6 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_one_instance_the_oldest_goes_for_the_next() {
+        crate::process::raise_descriptor_limit();
         let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (pools, endpoint) = (Pools::default(), endpoint(instance.local_addr().unwrap()));
         let mut ports = Vec::new();

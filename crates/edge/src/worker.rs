@@ -294,7 +294,11 @@ impl Worker {
         if self.pools.give_up() {
             return;
         }
-        // Of many requests that find none the first one tells all clients: they are gone in a moment, or there are none.
+        if self.streams.give_up() {
+            return yield_now().await;
+        }
+        // Of many requests that find none the first one tells all clients: those of HTTP/1 are gone in a moment, those of HTTP/2 when
+        // they have been told.
         if self.room_made.replace(Some(self.sweep.now())) != Some(self.sweep.now()) {
             self.make_room();
         }

@@ -454,7 +454,7 @@ fn exhaust(edge: &Edge) {
     // One that it had open for a moment is free when the limit holds.
     loop {
         let limit = first_free();
-        let option = format!("--nofile={limit}:4096");
+        let option = format!("--nofile={limit}:");
         let limited = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &option]).status();
         assert!(limited.unwrap().success());
         if first_free() == limit {
@@ -554,6 +554,32 @@ async fn a_request_that_finds_no_descriptor_where_none_is_kept_takes_those_of_cl
     for mut client in clients {
         assert_eq!(client.rest().await, b"", "it rests, and is closed");
     }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_http2_that_rests_is_given_up_before_clients_are() {
+    let address = answering("here").await;
+    let shared = speaking(|_, _, _, mut respond| async move {
+        let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+        send.send_data("shared".into(), true).unwrap();
+    })
+    .await;
+    let mut edge = Edge::with_workers(1).await;
+    let table = TableBuilder::plain(&[address]).site("c.test", vec![rule("/", forward(3))]).pool(3, &[shared]).h2c(3);
+    edge.serve(table).await;
+    let mut clients = connected(&edge, 4).await;
+    ask_all(&mut clients[..1], "c.test", "/", "shared").await;
+    let ask_nobody = async |clients: &mut [Talk<tokio::net::TcpStream>]| {
+        for client in clients {
+            client.say("GET / HTTP/1.1\r\nHost: none.test\r\n\r\n").await;
+            assert_eq!(client.answer().await.status, 404);
+        }
+    };
+    ask_nobody(&mut clients).await;
+    exhaust(&edge);
+    ask_all(&mut clients[..1], "a.test", "/", "here").await;
+    ask_nobody(&mut clients).await;
     edge.stop().await;
 }
 

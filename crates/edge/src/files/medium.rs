@@ -1,8 +1,11 @@
 //! What files lie on: whether asking for them may wait for somebody else's machine.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
+
+use crate::upstream::is_shortage;
 
 /// What files lie on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +18,21 @@ pub(crate) enum Medium {
 }
 
 impl Medium {
-    /// Asks only what the kernel knows by itself: a file system that is asked may ask its server.
-    fn of(fd: BorrowedFd<'_>) -> Option<Self> {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    /// Asks only what the kernel knows by itself: a file system that is asked may ask its server. Fails where no descriptor is left to ask
+    /// with; `None`: it is not known.
+    fn of(fd: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let read = |path: &str| match std::fs::read(path) {
+            Err(error) if is_shortage(&error) => Err(error),
+            // Paths are of any bytes.
+            read => Ok(String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()),
+        };
+        let info = read(&format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+        Ok(Self::mounted(&info, &read("/proc/self/mountinfo")?))
+    }
+
+    /// By what is known of a descriptor, and of all mounts (proc(5)).
+    fn mounted(info: &str, mounts: &str) -> Option<Self> {
         let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
-        // Paths are of any bytes.
-        let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
-        let mounts = String::from_utf8_lossy(&mounts);
         let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;
         // Before it come optional fields, none of which is a single dash.
         Some(match mount.split_once(" - ")?.1.split(' ').next()? {
@@ -55,10 +66,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn of(root: impl AsFd) -> Self {
-        let medium = Medium::of(root.as_fd()).filter(|medium| *medium != Medium::Elsewhere);
+    /// # Errors
+    /// No descriptor is left to find out with.
+    pub(crate) fn of(root: impl AsFd) -> io::Result<Self> {
+        let medium = Medium::of(root.as_fd())?.filter(|medium| *medium != Medium::Elsewhere);
         let mount = medium.and_then(|_| mount_of(root.as_fd()));
-        Self { medium: medium.filter(|_| mount.is_some()).unwrap_or(Medium::Elsewhere), mount }
+        Ok(Self { medium: medium.filter(|_| mount.is_some()).unwrap_or(Medium::Elsewhere), mount })
     }
 
     pub(crate) fn is_elsewhere(&self) -> bool {
