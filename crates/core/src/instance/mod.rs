@@ -9,6 +9,8 @@ mod slot;
 mod slots;
 mod status;
 
+pub(crate) use slot::PREPARE_LIMIT;
+
 pub use busy::{Activity, Busy};
 pub use failure::{Failure, FailureCause};
 pub use observation::{

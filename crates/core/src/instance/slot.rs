@@ -35,7 +35,7 @@ pub(super) const SETTLE: Duration = Duration::from_secs(1);
 pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// And so long for what it says that must be made first: as long as builds have, unless a server says otherwise.
-pub(super) const PREPARE_LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const PREPARE_LIMIT: Duration = Duration::from_secs(900);
 
 /// A ready instance whose health fails this often in a row gets no new requests. One slow answer changes nothing.
 pub(super) const UNREADY_AFTER: u32 = 3;
@@ -357,7 +357,11 @@ impl Slot {
         let up = seen.filter(|seen| matches!(seen.phase, Phase::Running { .. }));
         let Some(seen) = up else {
             let prepares = seen.is_some_and(|seen| seen.phase == Phase::Preparing);
-            self.preparing = prepares.then(|| self.preparing.unwrap_or(now));
+            let was = self.preparing.take();
+            self.preparing = prepares.then(|| was.unwrap_or(now));
+            // What has been made is started in the time of any other.
+            let ordered = if was.is_some() && !prepares { now } else { ordered };
+            self.state = State::Starting { ordered, running };
             let (from, within) = self.start_limit(ordered);
             if now >= from + within {
                 self.fail(FailureCause::NotStarted { within }, now);

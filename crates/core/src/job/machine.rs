@@ -18,7 +18,7 @@ use super::clock::{Change, Clock};
 use super::run::{Ended, Finished, Outcome, Run, RunId, Stage, Task, TaskKey, Trigger};
 use crate::app::Schedule;
 use crate::id::{AppKey, InstanceId, ReleaseNumber, RunNumber};
-use crate::instance::{Exit, InstanceOrder, InstanceSpec, Observations, Phase};
+use crate::instance::{Exit, InstanceOrder, InstanceSpec, Observations, PREPARE_LIMIT, Phase};
 use crate::time::{Humane, Mono, Timestamp};
 
 /// A run that was ordered, never seen, and is to stop is believed not to exist after this long.
@@ -155,6 +155,8 @@ struct Entry {
     held: Option<String>,
     /// The node has reported it.
     seen: bool,
+    /// Since when the node makes what it is started from.
+    preparing: Option<Mono>,
     /// The node may be asked to start it: not one that an earlier daemon, or an earlier boot, may have started.
     startable: bool,
     /// Somebody wants it to end.
@@ -188,7 +190,8 @@ impl Jobs {
         for KeptRun { run, same_boot } in kept.under_way {
             let startable = same_boot && run.began.is_none();
             let state = State::Recorded { ordered: None };
-            let entry = Entry { run, spec: None, state, held: None, seen: false, startable, unwanted: false };
+            let entry =
+                Entry { run, spec: None, state, held: None, seen: false, preparing: None, startable, unwanted: false };
             self.entries.insert(entry.run.id(), entry);
         }
         kept.finished.into_iter().for_each(|finished| self.remember(finished));
@@ -329,6 +332,7 @@ impl Jobs {
             state: State::Recording,
             held: None,
             seen: false,
+            preparing: None,
             startable: true,
             unwanted: false,
         };
@@ -483,7 +487,15 @@ impl Entry {
     /// What the node tells of it.
     fn follow(&mut self, phase: &Phase, now: Moment, effects: &mut Vec<Effect>) {
         match phase {
-            Phase::Preparing | Phase::Starting | Phase::Stopping { .. } => {}
+            Phase::Preparing => {
+                let since = *self.preparing.get_or_insert(now.mono);
+                if let State::Recorded { ordered: Some(at) } = &mut self.state
+                    && now.mono < since + PREPARE_LIMIT
+                {
+                    *at = now.mono;
+                }
+            }
+            Phase::Starting | Phase::Stopping { .. } => {}
             Phase::Running { since, .. } => {
                 if self.run.began.is_none() {
                     self.run.began = Some(*since);

@@ -299,7 +299,7 @@ impl Rollout {
                 let look = self.jury.next_look().filter(|_| !self.plan.judged.is_empty());
                 look.into_iter().chain([self.over(self.plan.watch)]).min()
             }
-            Phase::Abort(AbortStage::Restore(_)) => Some(self.entered + self.patience(Role::Stable)),
+            Phase::Abort(AbortStage::Restore(_)) => Some(self.entered.max(self.beside) + self.patience(Role::Stable)),
             Phase::Promote => (!self.is_ready(Role::Candidate)).then(|| self.whole + self.patience(Role::Candidate)),
             Phase::Abort(AbortStage::Clear(_) | AbortStage::Drain) => None,
             Phase::Done | Phase::RolledBack | Phase::Failed => None,

@@ -12,7 +12,7 @@ use super::{PhaseError, Set, Waiting, steady};
 use crate::app::App;
 use crate::fault::{Fault, FaultKind};
 use crate::id::{Incarnation, ReleaseNumber, ServiceName, Slot, SlotId};
-use crate::instance::{Failure, FailureCause, SlotState, SlotStatus};
+use crate::instance::{Failure, FailureCause, SlotState, SlotStatus, WaitsOn};
 use crate::time::{Humane, Mono};
 
 /// One step: how many instances a service has, and which of them gives way to its next incarnation.
@@ -160,6 +160,8 @@ pub struct Round {
     plan: RoundPlan,
     place: RoundPlace,
     entered: Mono,
+    /// Until then an image was made for an instance that it waits for.
+    made: Mono,
     slots: BTreeMap<SlotId, SlotStatus>,
     looked: bool,
     /// They were seen after this phase was entered: only then do they follow from it.
@@ -173,7 +175,7 @@ impl Round {
 
     /// After a crash. Its deadlines begin anew.
     pub fn resume(plan: RoundPlan, place: RoundPlace, now: Mono) -> Self {
-        Self { plan, place, entered: now, slots: BTreeMap::new(), looked: false, fresh: false }
+        Self { plan, place, entered: now, made: now, slots: BTreeMap::new(), looked: false, fresh: false }
     }
 
     pub fn handle(&mut self, input: RoundInput<'_>, now: Mono) -> Vec<RoundEntered> {
@@ -184,6 +186,7 @@ impl Round {
                 self.slots = of_release.map(|(id, status)| (id.clone(), status.clone())).collect();
                 self.looked = true;
                 self.fresh = true;
+                self.see_made(now);
             }
             RoundInput::Abort(reason) => entered.extend(self.abort(reason, now)),
         }
@@ -267,7 +270,7 @@ impl Round {
             RoundPhase::Move(i) | RoundPhase::Restore(i) => {
                 let service = &self.step(i)?.service;
                 // What only waits for an end has the time that ends take.
-                Some(self.entered + self.plan.patience.get(service).copied().unwrap_or_default())
+                Some(self.entered.max(self.made) + self.plan.patience.get(service).copied().unwrap_or_default())
                     .filter(|_| self.waits_for_a_start(i))
             }
             RoundPhase::Clear(_) | RoundPhase::Done | RoundPhase::Undone => None,
@@ -327,6 +330,16 @@ impl Round {
             }
             (RoundPhase::Clear(_), _) => beyond.collect(),
             (RoundPhase::Prepare | RoundPhase::Done | RoundPhase::Undone, _) => Vec::new(),
+        }
+    }
+
+    /// What is still made has a limit of its own, and then as long as any other.
+    fn see_made(&mut self, now: Mono) {
+        let (RoundPhase::Move(i) | RoundPhase::Restore(i)) = self.place.phase else { return };
+        let Some(service) = self.step(i).map(|step| step.service.clone()) else { return };
+        let is_made = |status: &SlotStatus| matches!(status.waits_on, Some(WaitsOn::Image { .. }));
+        if self.open(i).into_iter().any(|slot| self.status(&service, slot).is_some_and(is_made)) {
+            self.made = now;
         }
     }
 

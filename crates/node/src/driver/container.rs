@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, InstanceId, Port, SlotId};
-use bowline_core::instance::{EnvValue, InstanceSpec, Reach, SecretFile};
+use bowline_core::instance::{EnvValue, InstanceSpec, Phase, Reach, SecretFile};
 use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
 use sha2::{Digest as _, Sha256};
@@ -51,13 +51,13 @@ impl Engines {
     }
 }
 
-/// How an image is made that is not there.
+/// Who waits while an image is made that is not there.
 #[derive(Clone, Copy)]
-pub(super) struct Making<'m> {
-    /// What is started in it. A container that waits for somebody to join it is of the same image as those of its service.
-    pub of: &'m Command,
-    /// Told when it begins.
-    pub begins: &'m dyn Fn(),
+pub(super) struct Preparing<'p> {
+    /// Told when it begins, and when it is over.
+    pub tells: &'p dyn Fn(Phase),
+    /// Asked before each part of it.
+    pub is_wanted: &'p dyn Fn() -> bool,
 }
 
 /// The engine that this instance runs in; `None`: none, as a database, which runs beside its app's containers, from this machine's
@@ -72,7 +72,7 @@ pub(super) fn prepare(
     engines: &Engines,
     spec: &InstanceSpec,
     (port, uid): (Port, Option<u32>),
-    making: Making<'_>,
+    making: (&Command, Preparing<'_>),
 ) -> Result<Container, Fault> {
     let id = &spec.id;
     let failed = |error: &dyn std::error::Error| {
@@ -82,6 +82,7 @@ pub(super) fn prepare(
     let mut all = start::environment(context, spec, port, Path::new("/"));
     let search = all.iter().find(|(name, _)| name == SEARCH);
     let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
+    // A container that waits for somebody to join it is of the same image as those of its service.
     let image = image(context, engines, spec, (search, making))?;
     let mounts = mounts(context, spec, uid).map_err(|error| failed(&error))?;
     let entry = entry(spec, &mounts);
@@ -266,10 +267,10 @@ fn image(
     context: &Context,
     engines: &Engines,
     spec: &InstanceSpec,
-    (search, making): (String, Making<'_>),
+    (search, (command, preparing)): (String, (&Command, Preparing<'_>)),
 ) -> Result<String, Fault> {
     let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
-    let request = ImageRequest { artifact, root: spec.root.clone(), run: making.of.0.clone(), search };
+    let request = ImageRequest { artifact, root: spec.root.clone(), run: command.0.clone(), search };
     let name = image_name(&context.layout, &request);
     let what = || format!("cannot have the image of {}", spec.id);
     let engine = &engines.of.engine;
@@ -278,17 +279,26 @@ fn image(
         return Ok(name);
     }
     // Another one may be made before it.
-    (making.begins)();
+    (preparing.tells)(Phase::Preparing);
     let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
+    let wanted = || match (preparing.is_wanted)() {
+        true => Ok(()),
+        false => Err(Fault::new(FaultKind::Failed, what()).caused_by("nobody wants it any more")),
+    };
+    wanted()?;
     if is_there()? {
+        (preparing.tells)(Phase::Starting);
         return Ok(name);
     }
     let (reply, made) = oneshot::channel();
     let ending = || Fault::new(FaultKind::Failed, what()).caused_by("the daemon ends");
     engines.of.images.blocking_send((request, name.clone(), reply)).map_err(|_| ending())?;
     let archive = made.blocking_recv().map_err(|_| ending())??;
+    wanted()?;
     engine.load(&archive, &name).map_err(|error| error.fault(what()))?;
     drop(turn);
+    wanted()?;
+    (preparing.tells)(Phase::Starting);
     tracing::info!(instance = %spec.id, image = name, "image made");
     Ok(name)
 }

@@ -16,6 +16,7 @@ pub(crate) mod start;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ use crate::procfs;
 use crate::shim::contract::{self, Record};
 use crate::volume::Volumes;
 use adopt::Found;
+use container::Preparing;
 pub use keep::keep as keep_binary;
 use pidfd::Pidfd;
 use port::Ports;
@@ -93,8 +95,8 @@ type Held = BTreeMap<(AppKey, ResourceName), VolumeObservation>;
 
 pub(crate) enum Event {
     Adopted(Vec<(InstanceId, Found)>, Held),
-    /// What it is started from is made first.
-    Prepares(InstanceId),
+    /// What it is started from is made first, or has been.
+    Prepares(InstanceId, Phase),
     /// With the volumes as they are then: a change that comes next is judged by them.
     Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>, Held),
     Ended(InstanceId, Phase),
@@ -123,7 +125,10 @@ struct Instance {
 enum Stage {
     /// Another incarnation of the slot is still there.
     Waiting,
-    Starting,
+    Starting {
+        /// Set as soon as it is to stop: what is not made yet for it is not waited for.
+        unwanted: Arc<AtomicBool>,
+    },
     Live {
         shim: Arc<Pidfd>,
         record: Record,
@@ -139,7 +144,7 @@ impl Stage {
     /// Whether the slot is taken.
     fn holds_slot(&self) -> bool {
         match self {
-            Self::Starting | Self::Live { .. } => true,
+            Self::Starting { .. } | Self::Live { .. } => true,
             Self::Waiting | Self::Ended { .. } | Self::CleaningUp => false,
         }
     }
@@ -264,9 +269,10 @@ impl Driver {
                 found.into_iter().for_each(|(id, found)| self.adopt(id, found));
                 self.adopted = true;
             }
-            Event::Prepares(id) => {
-                let starting = self.instances.get_mut(&id).filter(|one| matches!(one.stage, Stage::Starting));
-                starting.into_iter().for_each(|one| one.observation.phase = Phase::Preparing);
+            Event::Prepares(id, phase) => {
+                if let Some(Instance { stage: Stage::Starting { .. }, observation, .. }) = self.instances.get_mut(&id) {
+                    observation.phase = phase;
+                }
             }
             Event::Started(id, outcome, volumes) => {
                 self.volumes = volumes;
@@ -332,7 +338,7 @@ impl Driver {
         tracing::info!(instance = %id, state = ?phase, "ended");
         let record = match std::mem::replace(&mut instance.stage, Stage::CleaningUp) {
             Stage::Live { record, .. } => Some(record),
-            Stage::Waiting | Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => None,
+            Stage::Waiting | Stage::Starting { .. } | Stage::Ended { .. } | Stage::CleaningUp => None,
         };
         let observation = &mut instance.observation;
         *observation = InstanceObservation {
@@ -372,11 +378,12 @@ impl Driver {
     fn start(&mut self, id: &InstanceId, spec: &Arc<InstanceSpec>) {
         match self.instances.get(id).map(|instance| &instance.stage) {
             None | Some(Stage::Waiting) => {}
-            Some(Stage::Starting | Stage::Live { .. } | Stage::Ended { .. } | Stage::CleaningUp) => return,
+            Some(Stage::Starting { .. } | Stage::Live { .. } | Stage::Ended { .. } | Stage::CleaningUp) => return,
         }
         let same_slot = |other: &InstanceId| other != id && other.slot == id.slot;
         let taken = self.instances.iter().any(|(other, instance)| same_slot(other) && instance.stage.holds_slot());
-        let stage = if taken { Stage::Waiting } else { Stage::Starting };
+        let unwanted = Arc::new(AtomicBool::new(false));
+        let stage = if taken { Stage::Waiting } else { Stage::Starting { unwanted: Arc::clone(&unwanted) } };
         self.instances.insert(id.clone(), Instance { stage, observation: observation(Phase::Starting), checks: None });
         if taken {
             return;
@@ -384,8 +391,9 @@ impl Driver {
         let (id, spec, sender) = (id.clone(), spec.clone(), self.sender.clone());
         self.beside(move |context| {
             // The loop is gone: nobody waits for it.
-            let prepares = || drop(sender.blocking_send(Event::Prepares(id.clone())));
-            let outcome = start_and_hold(context, &spec, &prepares);
+            let tells = |phase| drop(sender.blocking_send(Event::Prepares(id.clone(), phase)));
+            let is_wanted = || !unwanted.load(Ordering::Relaxed);
+            let outcome = start_and_hold(context, &spec, Preparing { tells: &tells, is_wanted: &is_wanted });
             Event::Started(id, outcome, context.volumes.observe())
         });
     }
@@ -432,7 +440,8 @@ impl Driver {
             Stage::Waiting => {
                 self.instances.remove(id);
             }
-            Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => {}
+            Stage::Starting { unwanted } => unwanted.store(true, Ordering::Relaxed),
+            Stage::Ended { .. } | Stage::CleaningUp => {}
         }
     }
 
@@ -456,7 +465,7 @@ impl Driver {
     fn live(&self) -> Vec<(InstanceId, Record)> {
         let live = self.instances.iter().filter_map(|(id, instance)| match &instance.stage {
             Stage::Live { record, .. } => Some((id.clone(), record.clone())),
-            Stage::Waiting | Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => None,
+            Stage::Waiting | Stage::Starting { .. } | Stage::Ended { .. } | Stage::CleaningUp => None,
         });
         live.collect()
     }
@@ -528,8 +537,12 @@ fn told(id: &InstanceId, outcome: io::Result<()>) {
 }
 
 /// Blocks. The shim is held before anything else can happen to its number.
-fn start_and_hold(context: &Context, spec: &InstanceSpec, prepares: &dyn Fn()) -> Result<(Box<Record>, Pidfd), Phase> {
-    let record = start::start(context, spec, prepares).map_err(Phase::Refused)?;
+fn start_and_hold(
+    context: &Context,
+    spec: &InstanceSpec,
+    preparing: Preparing<'_>,
+) -> Result<(Box<Record>, Pidfd), Phase> {
+    let record = start::start(context, spec, preparing).map_err(Phase::Refused)?;
     match Pidfd::open(record.pid) {
         Ok(shim) if procfs::stat(record.pid).is_some_and(|s| s.start_time == record.start_time) => Ok((record, shim)),
         // It has ended already.

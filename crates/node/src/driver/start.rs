@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
-use super::container::{self, Making};
+use super::container::{self, Preparing};
 use super::{Context, adopt, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain::{self, Reader};
@@ -41,16 +41,15 @@ const BUSY_PAUSE: Duration = Duration::from_millis(2);
 /// Where commands are looked for when neither the build nor the file says so.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Blocks until the app runs or is refused. On an error nothing of it is left but its folder. `prepares` is told when something must
-/// be made first, which takes its time.
-pub(super) fn start(context: &Context, spec: &InstanceSpec, prepares: &dyn Fn()) -> Result<Box<Record>, Fault> {
+/// Blocks until the app runs or is refused. On an error nothing of it is left but its folder.
+pub(super) fn start(context: &Context, spec: &InstanceSpec, preparing: Preparing<'_>) -> Result<Box<Record>, Fault> {
     let closed = context.gate.closed_elsewhere();
     let port = match spec.port {
         PortChoice::Any => context.ports.pick(&spec.id, &closed)?,
         PortChoice::Fixed(port) => context.ports.claim(&spec.id, port, &closed)?,
     };
     let log = context.layout.log(&spec.id.slot);
-    let outcome = launch(context, spec, (port, log), Making { of: &spec.run, begins: prepares });
+    let outcome = launch(context, spec, (port, log), (&spec.run, preparing));
     if outcome.is_err() {
         context.ports.release(&spec.id);
         context.volumes.release(&spec.id);
@@ -62,7 +61,7 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec, prepares: &dyn Fn())
 pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec, command: &Run) -> Result<Box<Record>, Fault> {
     let port = context.ports.pick(&spec.id, &context.gate.closed_elsewhere())?;
     let log = context.layout.instance(&spec.id).join("shim.log");
-    launch(context, spec, (port, log), Making { of: command, begins: &|| {} }).inspect_err(|_| {
+    launch(context, spec, (port, log), (command, Preparing { tells: &|_| {}, is_wanted: &|| true })).inspect_err(|_| {
         context.ports.release(&spec.id);
         context.volumes.release(&spec.id);
     })
@@ -72,7 +71,7 @@ fn launch(
     context: &Context,
     spec: &InstanceSpec,
     (port, log): (Port, PathBuf),
-    making: Making<'_>,
+    making: (&Run, Preparing<'_>),
 ) -> Result<Box<Record>, Fault> {
     let id = &spec.id;
     let failed = |what: &str, path: &Path, error: &io::Error| {

@@ -251,7 +251,10 @@ fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_ti
     let preparing = |bench: &Bench| bench.slots.counts(&bench.pool.key).into_values().next().unwrap().preparing;
     assert_eq!(preparing(&bench), 1);
     assert_eq!(waits, Some(WaitsOn::Image { since: Duration::from_millis(89_990) }));
-    // Made: it runs like any other.
+    // Made: it is started in the time of any other.
+    bench.sees(0, 1, Phase::Starting, HealthState::Unknown);
+    bench.check(10, &[], &["run 0.1"]);
+    bench.check(29_999, &[], &["run 0.1"]);
     bench.runs(0, 1, passing());
     bench.check(10, &["0.1 starting → ready"], &["run 0.1"]);
     assert_eq!(preparing(&bench), 0);

@@ -71,6 +71,8 @@ struct Rig {
     starts: BTreeMap<InstanceId, u32>,
     /// The store refuses new runs.
     full: bool,
+    /// What the node says of one that it was told to start.
+    starts_as: Option<Phase>,
 }
 
 impl Rig {
@@ -86,6 +88,7 @@ impl Rig {
             counted: BTreeMap::new(),
             starts: BTreeMap::new(),
             full: false,
+            starts_as: None,
         };
         rig.want(&job("cleanup"), 1, hourly());
         rig.look();
@@ -147,8 +150,8 @@ impl Rig {
                     assert_eq!(spec.id, id);
                     assert!(self.stored.contains_key(&RunNumber(id.incarnation.0)), "started, and not stored: {id}");
                     *self.starts.entry(id.clone()).or_default() += 1;
-                    let since = self.now.wall;
-                    self.observe(id, Phase::Running { pid: 7, port: Port::new(9).unwrap(), since });
+                    let runs = Phase::Running { pid: 7, port: Port::new(9).unwrap(), since: self.now.wall };
+                    self.observe(id, self.starts_as.clone().unwrap_or(runs));
                 }
                 InstanceOrder::Stop => self.exit(&id, ExitCause::Stopped),
                 InstanceOrder::Run(_) | InstanceOrder::Keep => {}
@@ -244,6 +247,30 @@ fn an_occurrence_starts_one_run_and_its_end_is_recorded() {
     rig.wait(3 * 3600);
     assert_eq!(rig.outcomes(), ["succeeded", "timed_out", "timed_out", "…"]);
     rig.assert_once();
+}
+
+#[test]
+fn what_is_made_for_a_run_takes_nothing_of_its_time_and_not_for_ever() {
+    let mut rig = Rig::new();
+    rig.starts_as = Some(Phase::Preparing);
+    rig.ask(&job("cleanup"));
+    let id = rig.node.instances.keys().next().unwrap().clone();
+    rig.pass(800);
+    rig.look();
+    assert_eq!(rig.outcomes(), ["…"], "a timeout of 600 s");
+    rig.observe(id, Phase::Running { pid: 7, port: Port::new(9).unwrap(), since: rig.now.wall });
+    rig.wait(599);
+    assert_eq!(rig.outcomes(), ["…"]);
+    rig.finish(ExitCause::Code(0));
+    rig.ask(&job("cleanup"));
+    rig.pass(899);
+    rig.look();
+    rig.pass(599);
+    rig.look();
+    assert_eq!(rig.outcomes(), ["succeeded", "…"]);
+    rig.pass(1);
+    rig.look();
+    assert_eq!(rig.outcomes(), ["succeeded", "timed_out"]);
 }
 
 #[test]

@@ -14,8 +14,8 @@ impl Rollout {
         if self.is_ready(Role::Candidate) || self.is_preparing(Role::Candidate) {
             self.whole = now;
         }
-        let Phase::Step(step) = self.phase else { return };
-        if self.stable_to_come(step).is_empty() || self.is_preparing(Role::Stable) {
+        let all_come = matches!(self.phase, Phase::Step(step) if self.stable_to_come(step).is_empty());
+        if all_come || self.is_preparing(Role::Stable) {
             self.beside = now;
         }
     }

@@ -31,11 +31,13 @@ fn status(slot: u16, incarnation: u32, state: SlotState) -> (SlotId, SlotStatus)
     (id, status)
 }
 
-/// Slots as `incarnation` where ready, `incarnation~` where not: `1 1 2~`.
+/// Slots as `incarnation` where ready, `incarnation~` where not, `incarnation!` where its image is made: `1 1 2~ 1!`.
 fn slots(text: &str) -> BTreeMap<SlotId, SlotStatus> {
     let one = |(slot, word): (u16, &str)| {
-        let state = if word.ends_with('~') { SlotState::Starting } else { SlotState::Ready };
-        status(slot, word.trim_end_matches('~').parse().unwrap(), state)
+        let state = if word.ends_with(['~', '!']) { SlotState::Starting } else { SlotState::Ready };
+        let (id, mut status) = status(slot, word.trim_end_matches(['~', '!']).parse().unwrap(), state);
+        status.waits_on = word.ends_with('!').then_some(WaitsOn::Image { since: Duration::ZERO });
+        (id, status)
     };
     (0..).zip(text.split(' ')).map(one).collect()
 }
@@ -126,6 +128,17 @@ fn fewer_that_is_aborted_is_as_many_again() {
     check(&mut round, 2, "1 2~", "restore 0 2");
     check(&mut round, 3, "1 2", "clear 0 2");
     check(&mut round, 4, "1 2", "undone 2");
+}
+
+#[test]
+fn what_is_still_made_is_not_given_up_and_has_its_whole_time_then() {
+    let mut round = restart(&shop(1));
+    check(&mut round, 0, "1", "move 0 2");
+    let patience = round.next_deadline().unwrap().0.as_secs();
+    check(&mut round, 1, "1 1!", "move 0 2");
+    check(&mut round, 7 * patience, "1 1!", "move 0 2");
+    check(&mut round, 8 * patience - 1, "1 1~", "move 0 2");
+    check(&mut round, 8 * patience, "1 1~", "restore 0 2");
 }
 
 #[test]
