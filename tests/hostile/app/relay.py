@@ -24,21 +24,28 @@ def pump(source, sink):
 
 
 def relay(client):
-    with client, socket.create_connection(UPSTREAM) as upstream:
-        for end in (client, upstream):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        back = threading.Thread(target=pump, args=(upstream, client), daemon=True)
-        back.start()
-        pump(client, upstream)
-        back.join()
+    try:
+        with client, socket.create_connection(UPSTREAM) as upstream:
+            for end in (client, upstream):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back = threading.Thread(target=pump, args=(upstream, client), daemon=True)
+            back.start()
+            pump(client, upstream)
+            back.join()
+    except (OSError, RuntimeError) as error:
+        # Out of descriptors or threads: one connection ends, and not the app.
+        print(f"a connection is given up: {error}", file=sys.stderr, flush=True)
 
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=512)
     while True:
-        client, _ = listener.accept()
-        threading.Thread(target=relay, args=(client,), daemon=True).start()
+        try:
+            client, _ = listener.accept()
+            threading.Thread(target=relay, args=(client,), daemon=True).start()
+        except (OSError, RuntimeError) as error:
+            print(f"a connection is not taken: {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
