@@ -1,6 +1,7 @@
 //! One namespace of a cluster, asked over its API.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
@@ -64,6 +65,15 @@ pub(crate) async fn patiently<T, A: Future<Output = Result<T, Refusal>>>(ask: im
     }
 }
 
+/// The release that comes out.
+struct Claim {
+    number: u32,
+    /// Where its record is.
+    path: String,
+    /// When it was last said that somebody is there.
+    said: Instant,
+}
+
 /// A namespace, as somebody whom a context of the kubeconfig names.
 pub struct Cluster {
     client: Client,
@@ -72,8 +82,7 @@ pub struct Cluster {
     namespace: String,
     /// By `group/version` and kind; a version that was asked for and is not served has none.
     kinds: BTreeMap<String, BTreeMap<String, Place>>,
-    /// The record of the release that comes out, and when it was last said that somebody is there.
-    claim: Option<(String, Instant)>,
+    claim: Option<Claim>,
     answers: Duration,
 }
 
@@ -94,10 +103,11 @@ fn nowhere(context: Option<&str>, error: &dyn std::error::Error) -> Fault {
     Fault::new(FaultKind::Invalid, format!("{what} leads nowhere")).source(error).hint(PLACES)
 }
 
-/// Nobody has written one; one that cannot be read is another matter.
-fn is_none(error: &KubeconfigError) -> bool {
-    matches!(error, KubeconfigError::FindPath)
-        || matches!(error, KubeconfigError::ReadConfig(error, _) if error.kind() == std::io::ErrorKind::NotFound)
+/// Nobody has written one, nor says where one is; one that cannot be read is another matter. `said`: `KUBECONFIG`.
+fn is_none(error: &KubeconfigError, said: Option<&OsStr>) -> bool {
+    let is_absent = matches!(error, KubeconfigError::FindPath)
+        || matches!(error, KubeconfigError::ReadConfig(error, _) if error.kind() == std::io::ErrorKind::NotFound);
+    is_absent && said.is_none_or(OsStr::is_empty)
 }
 
 /// As a shell takes it for one word.
@@ -138,9 +148,9 @@ impl Cluster {
         let known = match Kubeconfig::read() {
             Ok(known) => known,
             Err(error) => {
-                // Whoever names a context means no other place.
+                // Whoever names a context, or a file, means no other place.
                 if context.is_none()
-                    && is_none(&error)
+                    && is_none(&error, std::env::var_os("KUBECONFIG").as_deref())
                     && let Ok(config) = Config::incluster()
                 {
                     return Self::within(config, None, namespace);
@@ -327,6 +337,24 @@ impl Cluster {
         Some(format!("{api}{within}/{}/{}", place.plural, id.name))
     }
 
+    /// The first of these that is there, whoever has made it. What may not be looked at counts as not there.
+    ///
+    /// # Errors
+    /// The server does not say.
+    pub async fn first_there<'i>(&mut self, ids: &'i [Id]) -> Result<Option<&'i Id>, Refusal> {
+        self.learn(ids).await?;
+        for id in ids {
+            let Some(path) = self.path(id) else { continue };
+            match self.find(&path).await {
+                Ok(Some(_)) => return Ok(Some(id)),
+                Ok(None) => {}
+                Err(refusal) if refusal.is_forbidden() => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(None)
+    }
+
     /// [`Self::apply`], again where the server is away: the same applied twice is the same.
     pub(crate) async fn put(&self, object: &Object, how: How) -> Result<Value, Refusal> {
         patiently(|| self.apply(object, how)).await
@@ -356,25 +384,34 @@ impl Cluster {
         Ok(())
     }
 
-    /// It is said that somebody is there who brings the release of this record out, from now on.
-    pub(crate) async fn claim(&mut self, record: &str) {
-        let path = self.core(&format!("configmaps/{record}"));
-        let _ = self.merge(&path, &beating(Some(now_ms()))).await;
-        self.claim = Some((path, Instant::now()));
+    /// It is said that somebody is there who brings this release out, from now on.
+    pub(crate) async fn claim(&mut self, owner: &Owner, number: u32) {
+        let path = self.core(&format!("configmaps/{}", history::name(owner, number)));
+        // Before it is said: who is interrupted meanwhile lets go of it.
+        self.claim = Some(Claim { number, path, said: Instant::now() });
+        self.say().await;
     }
 
     /// Says so again, when it is time. Whoever does not hear it is told by what was applied.
     pub(crate) async fn beat(&mut self) {
-        let Some((path, _)) = self.claim.as_ref().filter(|(_, last)| last.elapsed() >= BEAT) else { return };
-        let path = path.clone();
-        let _ = self.merge(&path, &beating(Some(now_ms()))).await;
-        self.claim = Some((path, Instant::now()));
+        if self.claim.as_ref().is_some_and(|claim| claim.said.elapsed() >= BEAT) {
+            self.say().await;
+        }
     }
 
-    /// Nobody is there any more: the next one need not wait until that is noticed.
-    pub async fn let_go(&mut self) {
-        let Some((path, _)) = self.claim.take() else { return };
+    async fn say(&mut self) {
+        let Some(path) = self.claim.as_ref().map(|claim| claim.path.clone()) else { return };
+        let _ = self.merge(&path, &beating(Some(now_ms()))).await;
+        if let Some(claim) = &mut self.claim {
+            claim.said = Instant::now();
+        }
+    }
+
+    /// Nobody is there any more: the next one need not wait until that is noticed. Which release it was that came out.
+    pub async fn let_go(&mut self) -> Option<u32> {
+        let Claim { number, path, .. } = self.claim.take()?;
         let _ = tokio::time::timeout(BEAT, self.merge(&path, &beating(None))).await;
+        Some(number)
     }
 
     /// Marks what was there before the app's first release.
@@ -431,6 +468,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::fake::Fake;
     use crate::object::Stage;
 
     /// A server that answers one request after another like this.
@@ -489,8 +527,45 @@ mod tests {
     #[test]
     fn a_kubeconfig_that_cannot_be_read_is_not_none() {
         let read = |kind: std::io::ErrorKind| KubeconfigError::ReadConfig(kind.into(), "config".into());
-        assert!(is_none(&KubeconfigError::FindPath) && is_none(&read(std::io::ErrorKind::NotFound)));
-        assert!(!is_none(&read(std::io::ErrorKind::PermissionDenied)) && !is_none(&KubeconfigError::KindMismatch));
+        let check = |error: KubeconfigError, said: Option<&str>, expected: bool| {
+            assert_eq!(is_none(&error, said.map(OsStr::new)), expected, "{error} {said:?}");
+        };
+        check(KubeconfigError::FindPath, None, true);
+        check(read(std::io::ErrorKind::NotFound), None, true);
+        check(read(std::io::ErrorKind::NotFound), Some(""), true);
+        check(read(std::io::ErrorKind::NotFound), Some("/nowhere"), false);
+        check(read(std::io::ErrorKind::PermissionDenied), None, false);
+        check(KubeconfigError::KindMismatch, None, false);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_interrupted_while_it_is_said_lets_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut cluster = Cluster::of_tests(listener.local_addr().unwrap());
+        let owner = Owner { env: "production".to_owned(), app: "shop".to_owned() };
+        let said = tokio::time::timeout(Duration::from_millis(20), cluster.claim(&owner, 7)).await;
+        assert!(said.is_err(), "nobody answers");
+        cluster.answers = Duration::from_millis(20);
+        assert_eq!((cluster.let_go().await, cluster.let_go().await), (Some(7), None));
+    }
+
+    #[tokio::test]
+    async fn data_are_found_by_their_name_whoever_has_made_them() {
+        let mut fake = Fake::new();
+        let ids = ["shop-postgres-db", "shop-postgres-old"].map(|name| {
+            let body = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": name } });
+            Id::of(&body)
+        });
+        let unserved = Id { group: "postgresql.cnpg.io".to_owned(), kind: "Cluster".to_owned(), ..ids[0].clone() };
+        let all = [unserved, ids[0].clone(), ids[1].clone()];
+        assert_eq!(fake.cluster.first_there(&all).await.unwrap(), None);
+        let path = "persistentvolumeclaims/shop-postgres-old";
+        fake.put(path, json!({ "metadata": { "name": "shop-postgres-old" } }));
+        assert_eq!(fake.cluster.first_there(&all).await.unwrap(), Some(&all[2]));
+        fake.refuse(&format!("get {path}"), 403);
+        assert_eq!(fake.cluster.first_there(&all).await.unwrap(), None);
+        fake.refuse(&format!("get {path}"), 500);
+        assert!(fake.cluster.first_there(&all).await.is_err());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! A server of Kubernetes for tests: a few kinds, kept in memory, of which nothing comes up.
+//! A server of Kubernetes for tests: a few kinds, kept in memory, of which nothing comes up by itself.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,6 +22,13 @@ struct World {
     changes: Vec<String>,
     /// What the next request of this is answered.
     refusals: Vec<(String, Value)>,
+    /// What somebody else puts there just before the next request of this.
+    meanwhile: Vec<(String, String, Value)>,
+}
+
+/// Where something is, of which the namespace may be left out.
+fn key(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("{NAMESPACE}{path}") }
 }
 
 pub(crate) struct Fake {
@@ -56,11 +63,11 @@ impl Fake {
 
     /// Something is there that nobody of us has made.
     pub(crate) fn put(&self, path: &str, object: Value) {
-        self.world.lock().unwrap().objects.insert(format!("{NAMESPACE}{path}"), object);
+        self.world.lock().unwrap().objects.insert(key(path), object);
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
-        self.world.lock().unwrap().objects.get(&format!("{NAMESPACE}{path}")).cloned()
+        self.world.lock().unwrap().objects.get(&key(path)).cloned()
     }
 
     /// The next request of this is refused: as in [`Self::changes`], and `judge services/shop-web`.
@@ -70,6 +77,11 @@ impl Fake {
 
     pub(crate) fn refuse_with(&self, asked: &str, status: Value) {
         self.world.lock().unwrap().refusals.push((asked.to_owned(), status));
+    }
+
+    /// Somebody else puts this there just before the next request of this.
+    pub(crate) fn meanwhile(&self, asked: &str, path: &str, object: Value) {
+        self.world.lock().unwrap().meanwhile.push((asked.to_owned(), key(path), object));
     }
 
     pub(crate) fn changes(&self) -> Vec<String> {
@@ -138,6 +150,10 @@ impl World {
             _ => "get",
         };
         let asked = format!("{verb} {}", path.trim_start_matches(NAMESPACE));
+        if let Some(at) = self.meanwhile.iter().position(|(text, ..)| asked == *text) {
+            let (_, path, object) = self.meanwhile.remove(at);
+            self.keep(path, object);
+        }
         if let Some(at) = self.refusals.iter().position(|(text, _)| asked == *text) {
             let (_, status) = self.refusals.remove(at);
             return (u16::try_from(status["code"].as_u64().unwrap()).unwrap(), status);
@@ -155,6 +171,10 @@ impl World {
                     ("persistentvolumeclaims", "PersistentVolumeClaim"),
                 ];
                 (200, json!({ "resources": kinds.map(|(name, kind)| resource(name, kind)) }))
+            }
+            "GET" if path == "/apis/apps/v1" => (200, json!({ "resources": [resource("deployments", "Deployment")] })),
+            "GET" if ["/pods", "/events", "/replicasets"].iter().any(|kind| path.ends_with(kind)) => {
+                (200, json!({ "items": [] }))
             }
             "GET" if path.ends_with("/configmaps") => {
                 let records =

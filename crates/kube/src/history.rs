@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::object::{Object, Owner};
+use crate::object::{Id, Object, Owner};
 
 /// Releases that are kept, beside the one that serves: of those that served and of those that did not come up.
 pub const KEPT: usize = 10;
@@ -85,6 +85,11 @@ pub fn name(owner: &Owner, number: u32) -> String {
     format!("bowline.{}.{}.v{number}", owner.env, owner.app)
 }
 
+/// That record, among objects.
+pub(crate) fn id(owner: &Owner, number: u32) -> Id {
+    Id { group: String::new(), version: "v1".to_owned(), kind: "ConfigMap".to_owned(), name: name(owner, number) }
+}
+
 /// The record, as an object.
 ///
 /// # Errors
@@ -153,10 +158,21 @@ pub fn serving(releases: &[Release]) -> Option<&Release> {
 
 /// The one that somebody brings out just now, or back, or in another number.
 pub fn busy(releases: &[Release], now: u64) -> Option<&Release> {
+    releases.iter().rfind(|release| is_busy(release, now))
+}
+
+fn is_busy(release: &Release, now: u64) -> bool {
     // The clocks of two machines are not the same.
-    let is_fresh = |release: &&Release| release.beat.is_some_and(|beat| now.abs_diff(beat) < FRESH_MS);
-    let mut begun = releases.iter().filter(|release| release.why.is_none());
-    begun.rfind(is_fresh)
+    release.why.is_none() && release.beat.is_some_and(|beat| now.abs_diff(beat) < FRESH_MS)
+}
+
+/// Which other one somebody brings out just now, or has brought to serve since `before` was read: what was judged by that is not so any
+/// more.
+pub(crate) fn overtakes(before: &[Release], releases: &[Release], own: u32, now: u64) -> Option<u32> {
+    let other = releases.iter().rfind(|release| release.number != own && is_busy(release, now));
+    let serves = |all: &[Release]| serving(all).map(|release| release.number);
+    let newly = serves(releases).filter(|number| *number != own && Some(*number) != serves(before));
+    other.map(|release| release.number).or(newly)
 }
 
 /// Whether nothing is left to be recorded: none has begun and not come to its end, and none serves beside another.
@@ -319,6 +335,25 @@ mod tests {
         let mut record = encode(&shop(), &release(1, State::Pending, None)).unwrap();
         record["metadata"]["annotations"] = json!({ BEAT: "5" });
         assert_eq!(decode(&record).and_then(|release| release.beat), Some(5));
+    }
+
+    #[test]
+    fn who_has_begun_meanwhile_is_told_apart() {
+        let now = 1_000_000;
+        let before = [release(1, State::Served, Some(1)), release(2, State::Serves, Some(2))];
+        let check = |change: &dyn Fn(&mut Vec<Release>), expected: Option<u32>| {
+            let mut all = before.to_vec();
+            all[0].beat = Some(now);
+            change(&mut all);
+            assert_eq!(overtakes(&before, &all, 1, now), expected, "{all:?}");
+        };
+        check(&|_| (), None);
+        check(&|all| all[1].beat = Some(now - 1_000), Some(2));
+        check(&|all| all[1].beat = Some(now - 60_000), None);
+        check(&|all| all.push(Release { beat: Some(now), ..release(3, State::Pending, None) }), Some(3));
+        // They have begun and ended: another one serves.
+        check(&|all| all.push(release(3, State::Serves, Some(3))), Some(3));
+        check(&|all| all[0].state = State::Serves, None);
     }
 
     #[test]

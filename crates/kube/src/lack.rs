@@ -47,12 +47,13 @@ pub enum Lack {
 }
 
 impl Lack {
-    /// Whether nothing is applied before it is there.
-    pub fn blocks(&self) -> bool {
+    /// Whether nothing is applied before it is there. `runs_before`: something [runs before](crate::runs_before) the release, which is not
+    /// undone if there is no room for the release then.
+    pub fn blocks(&self, runs_before: bool) -> bool {
         match self {
             Self::Namespace(_) | Self::Kind { .. } | Self::Right { .. } | Self::Limit { .. } => true,
             // What changes nothing of its pods needs none, and others may end meanwhile.
-            Self::Quota { surge, .. } => !surge,
+            Self::Quota { surge, .. } => !surge || runs_before,
             // They may come later, and all else runs.
             Self::IngressClass(_) | Self::StorageClass(_) | Self::Metrics { .. } => false,
         }
@@ -346,7 +347,8 @@ mod tests {
             let running = running.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
             let found = quotas(&objects, &[quota(&hard, &used)], &running, Some(&json!({})));
             assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
-            assert!(found.iter().all(|lack| lack.blocks() != lack.to_string().contains("takes over")));
+            assert!(found.iter().all(|lack| lack.blocks(false) != lack.to_string().contains("takes over")));
+            assert!(found.iter().all(|lack| lack.blocks(true)), "what has run before it would not be undone");
         };
         check(json!({ "pods": "2" }), json!({ "pods": "0" }), &[], &[]);
         check(

@@ -1,7 +1,7 @@
 //! A cluster of Kubernetes as a place where releases run: objects are applied to it by server-side apply, looked at until they are
 //! ready or cannot be, and taken away again when nobody wants them.
 //!
-//! Architecture invariant: what is decided is decided by functions of values (`look`, `lack`, `prune`, `history`, `disk`); what asks the
+//! Architecture invariant: what is decided is decided by functions of values (`look`, `lack`, `prune`, `history`, `way`, `held`, `disk`); what asks the
 //! server decides nothing.
 //! Architecture invariant: no value of a secret is ever read but by who sets one.
 
@@ -10,6 +10,7 @@ mod disk;
 mod exec;
 #[cfg(test)]
 mod fake;
+pub mod held;
 pub mod history;
 mod judge;
 pub mod lack;
@@ -23,6 +24,7 @@ pub mod secrets;
 mod settle;
 mod survey;
 mod undo;
+mod way;
 
 pub use cluster::{Cluster, Deletion, How, MANAGER};
 pub use exec::{End, Session};
@@ -31,3 +33,4 @@ pub use prune::{Prune, prune};
 pub use refusal::{Conflict, Refusal};
 pub use rollout::{Done, Order, Rollout, Told, now_ms};
 pub use survey::{Found, Wanted, survey};
+pub use way::runs_before;

@@ -12,7 +12,7 @@ use crate::judge::Take;
 use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
 use crate::replicas;
-use crate::undo::Way;
+use crate::way::{self, Way};
 
 /// What is told while it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,33 +127,41 @@ impl Rollout<'_> {
         let same = serving.is_some();
         // What was cut off is taken up again by the same objects.
         let begun = releases.last().filter(|last| last.state == State::Pending && last.objects == order.objects);
-        let mut release = match serving.or(begun) {
-            Some(known) => known.clone(),
+        let known = serving.or(begun).cloned();
+        let is_new = known.is_none();
+        let mut release = match known {
+            Some(known) => known,
             None => self.record(&releases, &order).await?,
         };
-        (self.tell)(Told::Starting);
-        self.cluster.claim(&history::name(self.owner, release.number)).await;
-        if release.state == State::Pending && release.why.take().is_some() {
-            self.keep(&release).await?;
+        if let Err(fault) = self.begins(&mut release, &releases).await {
+            if is_new {
+                self.forget(release.number).await;
+            }
+            return Err(fault);
         }
         let brought = match same {
             // What ran before it has run.
-            true => self.bring(&Way::Same.objects(&objects, |_| true), &take).await,
-            false => self.bring(&objects, &take).await,
+            true => self.bring(&Way::Same.objects(&objects, |_| true), &take, &releases).await,
+            false => self.bring(&objects, &take, &releases).await,
         };
         match brought {
             Ok(()) => {
                 let number = release.number;
                 if !same || !history::is_settled(&releases) {
                     self.takes_over(release, releases).await?;
+                } else {
+                    // What could not be deleted when it took over.
+                    self.remove(&release.objects, &releases).await;
                 }
                 Ok(Done { release: number, same })
             }
-            Err(stop) if same || stop.fault.kind == FaultKind::Unreachable => Err(stop.fault),
+            Err(stop) if stop.fault.kind == FaultKind::Unreachable => Err(stop.fault),
             Err(stop) if stop.is_left => {
                 release.why = Some(stop.fault.message.clone());
-                Err(self.ended(&release, stop.fault).await)
+                let fault = self.stays(stop.fault, &releases);
+                Err(if same { fault } else { self.ended(&release, fault).await })
             }
+            Err(stop) if same => Err(stop.fault),
             Err(stop) => Err(self.take_back(release, releases, stop.fault).await),
         }
     }
@@ -163,7 +171,8 @@ impl Rollout<'_> {
         self.is_alone(&releases, None)?;
         let listed = self.command(&format!("releases {}", self.owner.app));
         let target = history::back(&releases, self.owner, wanted);
-        let target = target.map_err(|fault| fault.hint(format!("`{listed}` lists them")))?.clone();
+        let target = target.map_err(|fault| fault.hint(format!("`{listed}` lists them")))?;
+        let mut target = Release { objects: way::gone_back_to(target, &releases), ..target.clone() };
         let there = self.look(&target.objects).await?;
         let is_serving = history::serving(&releases).is_some_and(|serving| serving.number == target.number);
         // One that has not come to its end may have left the servers of databases half changed, and so may a way back.
@@ -171,9 +180,8 @@ impl Rollout<'_> {
         let objects = way.objects(&target.objects, |id| there.iter().any(|(known, _)| known == id));
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
-        (self.tell)(Told::Starting);
-        self.cluster.claim(&history::name(self.owner, target.number)).await;
-        self.bring(&objects, &take).await.map_err(|stop| self.stays(stop.fault, &releases))?;
+        self.begins(&mut target, &releases).await?;
+        self.bring(&objects, &take, &releases).await.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
@@ -209,9 +217,8 @@ impl Rollout<'_> {
         let (name, objects) = (names[at].clone(), [object.clone()]);
         self.look(&objects).await?;
         let take = self.judge(&objects, take_over, &releases).await?;
-        (self.tell)(Told::Starting);
-        self.cluster.claim(&history::name(self.owner, release.number)).await;
-        self.bring(&objects, &take).await.map_err(|stop| self.stays(stop.fault, &releases))?;
+        self.begins(&mut release, &releases).await?;
+        self.bring(&objects, &take, &releases).await.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = release.number;
         self.keep(&release).await?;
         Ok((name, Done { release: number, same: false }))
@@ -224,11 +231,12 @@ impl Rollout<'_> {
 
     /// What was applied to something that serves is taken back by nobody: the way back is said.
     fn stays(&self, fault: Fault, releases: &[Release]) -> Fault {
+        let fault = fault.caused_by("nothing was taken back: what was applied stays");
         let Some(serving) = history::serving(releases) else { return fault };
         let back = self.command(&format!("rollback {} {}", self.owner.app, serving.number));
         let back = format!("back to what served: {back}");
         let hint = fault.hint.as_ref().map_or_else(|| back.clone(), |hint| format!("{hint}; {back}"));
-        fault.caused_by("nothing was taken back: what was applied stays").hint(hint)
+        fault.hint(hint)
     }
 
     pub(crate) async fn releases(&self) -> Result<Vec<Release>, Fault> {
@@ -236,12 +244,34 @@ impl Rollout<'_> {
         releases.map_err(|refusal| refusal.fault(format!("the releases of {} cannot be read", self.owner)))
     }
 
-    /// Nobody else brings out something else just now.
+    /// Nobody else brings out something else just now. Whoever brings out the same goes on with it; but not with a way back to it, nor with
+    /// another number of its instances.
     fn is_alone(&self, releases: &[Release], objects: Option<&[Object]>) -> Result<(), Fault> {
-        let busy = history::busy(releases, now_ms());
-        match busy.filter(|busy| objects.is_none_or(|objects| busy.objects != objects)) {
+        let is_it =
+            |busy: &Release| busy.state == State::Pending && objects.is_some_and(|objects| busy.objects == objects);
+        match history::busy(releases, now_ms()).filter(|busy| !is_it(busy)) {
             Some(busy) => Err(self.is_taken(busy.number)),
             None => Ok(()),
+        }
+    }
+
+    /// Says that somebody is there, and that nobody else has begun while it was judged: of two who do so, one sees the other at least.
+    async fn begins(&mut self, release: &mut Release, before: &[Release]) -> Result<(), Fault> {
+        (self.tell)(Told::Starting);
+        self.cluster.claim(self.owner, release.number).await;
+        // Of one that says why it ended, nobody is there.
+        if release.state == State::Pending && release.why.take().is_some() {
+            self.keep(release).await?;
+        }
+        let now = self.releases().await?;
+        history::overtakes(before, &now, release.number, now_ms()).map_or(Ok(()), |other| Err(self.is_taken(other)))
+    }
+
+    /// No record says that it was to be: nothing of it was applied. One that stays is as if it was cut off.
+    async fn forget(&mut self, number: u32) {
+        let id = history::id(self.owner, number);
+        if self.cluster.learn([&id]).await.is_ok() {
+            let _ = self.cluster.delete(&id, self.owner).await;
         }
     }
 
@@ -283,23 +313,34 @@ impl Rollout<'_> {
     }
 
     /// Applies these, stage by stage, each when the one before is up.
-    pub(crate) async fn bring<'a>(&mut self, objects: &'a [Object], take: &Take) -> Result<(), Stop> {
+    pub(crate) async fn bring<'a>(
+        &mut self,
+        objects: &'a [Object],
+        take: &Take,
+        releases: &[Release],
+    ) -> Result<(), Stop> {
         for stage in Stage::ALL {
             self.cluster.beat().await;
             let these: Vec<&Object> = objects.iter().filter(|object| object.stage == stage).collect();
             let cluster = &*self.cluster;
             let put = |object: &'a Object| async move {
                 let how = How { dry: false, take_over: take.of(&object.id()) };
-                (object, cluster.put(object, how).await)
+                match cluster.put(object, how).await {
+                    // The load has said a number since it was judged.
+                    Err(refusal) if replicas::is_given_back(&refusal.conflicts(), object, releases) => {
+                        (object, cluster.put(object, How { take_over: true, ..how }).await)
+                    }
+                    answer => (object, answer),
+                }
             };
             let mut putting = stream::iter(these.iter().copied()).map(put).buffered(AT_ONCE);
             let mut applied = Vec::new();
             while let Some((object, answer)) = putting.next().await {
                 let id = object.id();
                 let now = answer.map_err(|refusal| match refusal.conflicts().is_empty() {
-                    true => refusal.fault(format!("{id} cannot be applied")),
-                    // Somebody was there since it was judged.
-                    false => self.refuses(vec![(id.clone(), refusal)], ""),
+                    true => refusal.fault(format!("{id} cannot be applied")).into(),
+                    // Somebody was there since it was judged, and what they have set is not taken from them by taking this back.
+                    false => Stop { fault: self.refuses(vec![(id.clone(), refusal)], ""), is_left: true },
                 })?;
                 if look::comes_up(&id.kind) {
                     applied.push(Applied { id, spec: look::spec(&now) });
@@ -316,7 +357,7 @@ impl Rollout<'_> {
     /// It is up: the one before is no longer needed, nor is what it alone consisted of. That goes first: one that is cut off here is
     /// brought out again, and makes up for it.
     async fn takes_over(&mut self, mut release: Release, releases: Vec<Release>) -> Result<(), Fault> {
-        self.remove(&release.objects, &releases).await;
+        let rest = self.remove(&release.objects, &releases).await;
         (release.state, release.why) = (State::Serves, None);
         release.served = Some(now_ms());
         self.keep(&release).await?;
@@ -328,7 +369,7 @@ impl Rollout<'_> {
         known.iter_mut().filter(|one| one.state == State::Serves).for_each(|one| one.state = State::Served);
         known.push(release);
         known.sort_by_key(|one| one.number);
-        self.give_up(&known).await;
+        self.give_up(&known, rest).await;
         Ok(())
     }
 
@@ -358,7 +399,38 @@ mod tests {
     }
 
     fn at(changes: &[String], wanted: &str) -> usize {
-        changes.iter().position(|change| change.contains(wanted)).unwrap_or_else(|| panic!("{wanted}: {changes:?}"))
+        nth(changes, wanted, 0)
+    }
+
+    fn nth(changes: &[String], wanted: &str, nth: usize) -> usize {
+        let mut found = changes.iter().enumerate().filter(|(_, change)| change.contains(wanted)).map(|(at, _)| at);
+        found.nth(nth).unwrap_or_else(|| panic!("{wanted}: {changes:?}"))
+    }
+
+    /// Of a database, which nothing is waited for of.
+    fn server(fake: &Fake, version: &str) -> Object {
+        Object { stage: Stage::Data, ..fake.object("Service", "shop-db", version) }
+    }
+
+    fn web(fake: &Fake, data: &str) -> Object {
+        Object { stage: Stage::Workload, ..fake.object("Service", "shop-web", data) }
+    }
+
+    fn conflict(field: &str, manager: &str) -> Value {
+        let message = format!("conflict with \"{manager}\" using v1");
+        let cause = json!({ "reason": "FieldManagerConflict", "message": message, "field": field });
+        json!({ "status": "Failure", "code": 409, "message": "Apply failed", "details": { "causes": [cause] } })
+    }
+
+    const WEB: &str = "/apis/apps/v1/namespaces/shop/deployments/shop-web";
+
+    /// One that is up as soon as it is there.
+    fn deployment(fake: &Fake, image: &str) -> Object {
+        let mut body = fake.object("Deployment", "shop-web", "").body;
+        body["apiVersion"] = "apps/v1".into();
+        body["spec"] = json!({ "replicas": 1, "image": image });
+        body["status"] = json!({ "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1 });
+        Object { stage: Stage::Workload, body }
     }
 
     #[tokio::test]
@@ -384,9 +456,9 @@ mod tests {
         fake.changes();
         fake.deploy([web.clone()]).await.unwrap();
         let changes = fake.changes();
-        let (gone, said) =
-            (at(&changes, "delete services/shop-old"), at(&changes, "merge configmaps/bowline.production.shop.v1"));
-        assert!(gone < said, "{changes:?}");
+        // First that somebody is there, then what became of it.
+        let said = nth(&changes, "merge configmaps/bowline.production.shop.v2", 1);
+        assert!(at(&changes, "delete services/shop-old") < said, "{changes:?}");
         assert_eq!(fake.states().await, [State::Served, State::Serves]);
         // What was cut off before it was removed is pending still, and is made up for by the same again.
         let mut fake = Fake::new();
@@ -419,7 +491,8 @@ mod tests {
         let mut record = fake.get(path).unwrap();
         record["metadata"]["annotations"]["bowline.dev/beat"] = now_ms().to_string().into();
         fake.put(path, record);
-        for failed in [fake.roll_back(Some(2)).await, fake.deploy([two]).await] {
+        // What it brings back is no release that comes out: the same does not go on with it.
+        for failed in [fake.roll_back(Some(2)).await, fake.deploy([two]).await, fake.deploy([one]).await] {
             assert!(failed.unwrap_err().message.contains("somebody else brings out release 1"));
         }
     }
@@ -444,17 +517,127 @@ mod tests {
         let mut fake = Fake::new();
         let [one, two] = ["1", "2"].map(|data| fake.object("Service", "shop-web", data));
         fake.deploy([one]).await.unwrap();
-        let cause =
-            json!({ "reason": "FieldManagerConflict", "message": "conflict with \"ada\" using v1", "field": ".data" });
-        let status =
-            json!({ "status": "Failure", "code": 409, "message": "Apply failed", "details": { "causes": [cause] } });
-        fake.refuse_with("apply services/shop-web", status);
+        fake.refuse_with("apply services/shop-web", conflict(".data", "ada"));
+        fake.changes();
         let failed = fake.deploy([two]).await.unwrap_err();
         assert_eq!(failed.kind, FaultKind::Refused);
         assert!(failed.causes.iter().any(|cause| cause == "Service/shop-web: data is set by ada"), "{failed:?}");
-        assert!(
-            !failed.message.contains("nothing was applied") && failed.causes.last().unwrap().contains("taken back")
-        );
+        assert!(!failed.message.contains("nothing was applied"), "{failed:?}");
+        // It is not taken from them by putting back what served, either.
+        assert!(failed.causes.last().unwrap().contains("nothing was taken back"), "{failed:?}");
+        let changes = fake.changes();
+        assert!(!changes.iter().any(|change| change.starts_with("apply")), "{changes:?}");
+        let hint = failed.hint.unwrap();
+        assert!(hint.contains("--take-over") && hint.contains("bowline rollback shop 1 "), "{hint}");
+        assert_eq!(fake.states().await, [State::Serves, State::Pending]);
+    }
+
+    #[tokio::test]
+    async fn a_number_that_the_load_says_after_it_was_judged_is_taken_back_too() {
+        let mut fake = Fake::new();
+        let one = deployment(&fake, "1");
+        fake.refuse_with(&format!("apply {WEB}"), conflict(".spec.replicas", replicas::HOLDER));
+        assert_eq!(fake.deploy([one]).await.unwrap(), Done { release: 1, same: false });
+        assert_eq!(fake.get(WEB).unwrap()["spec"]["image"], "1");
+    }
+
+    #[tokio::test]
+    async fn what_somebody_changes_while_it_comes_up_is_left_and_the_way_back_has_a_number() {
+        let mut fake = Fake::new();
+        let [one, two, three] = ["1", "2", "3"].map(|image| deployment(&fake, image));
+        fake.deploy([one]).await.unwrap();
+        fake.deploy([two]).await.unwrap();
+        fake.roll_back(None).await.unwrap();
+        fake.meanwhile("get /apis/apps/v1/namespaces/shop/replicasets", WEB, deployment(&fake, "by hand").body);
+        let failed = fake.deploy([three.clone()]).await.unwrap_err();
+        assert!(failed.message.contains("somebody else has changed Deployment/shop-web"), "{failed:?}");
+        let hint = failed.hint.unwrap();
+        assert!(hint.contains("deploy again") && hint.contains("bowline rollback shop 1 --env"), "{hint}");
+        assert_eq!(fake.states().await, [State::Serves, State::Served, State::Pending]);
+        assert_eq!(fake.get(WEB).unwrap()["spec"]["image"], "by hand");
+        // The same again goes on with it.
+        assert_eq!(fake.deploy([three]).await.unwrap(), Done { release: 3, same: false });
+    }
+
+    #[tokio::test]
+    async fn a_server_of_data_is_never_an_older_one_than_has_served() {
+        let mut fake = Fake::new();
+        let all = |version: &str| [server(&fake, version), web(&fake, version)];
+        let [one, two, three, four] = ["1", "2", "3", "4"].map(all);
+        fake.deploy(one).await.unwrap();
+        fake.deploy(two).await.unwrap();
+        let there =
+            |fake: &Fake| ["services/shop-db", "services/shop-web"].map(|path| fake.get(path).unwrap()["data"].clone());
+        fake.roll_back(None).await.unwrap();
+        assert_eq!(there(&fake), ["2", "1"]);
+        // What serves is put back, with the server that it has.
+        fake.refuse("apply services/shop-web", 422);
+        fake.deploy(three.clone()).await.unwrap_err();
+        assert_eq!(there(&fake), ["2", "1"]);
+        // What was cut off is undone by what has served last, whichever release is gone back to.
+        fake.roll_back(Some(2)).await.unwrap();
+        fake.keep(&release(9, State::Pending, three.to_vec()));
+        fake.put("services/shop-db", three[0].body.clone());
+        fake.roll_back(Some(1)).await.unwrap();
+        assert_eq!(there(&fake), ["2", "1"]);
+        // One that is made again on its data is no older, either.
+        fake.deploy([four[1].clone()]).await.unwrap();
+        assert_eq!(fake.get("services/shop-db"), None);
+        fake.roll_back(Some(1)).await.unwrap();
+        assert_eq!(there(&fake), ["2", "1"]);
+    }
+
+    #[tokio::test]
+    async fn who_has_begun_while_it_was_judged_goes_on_alone() {
+        let record = |fake: &Fake, number: u32| {
+            let path = format!("configmaps/bowline.production.shop.v{number}");
+            let mut record = fake.get(&path).unwrap();
+            record["metadata"]["annotations"]["bowline.dev/beat"] = now_ms().to_string().into();
+            (path, record)
+        };
+        let mut fake = Fake::new();
+        let [one, two, three] = ["1", "2", "3"].map(|data| web(&fake, data));
+        fake.deploy([one.clone()]).await.unwrap();
+        fake.deploy([two]).await.unwrap();
+        // Somebody goes back.
+        let (path, busy) = record(&fake, 1);
+        fake.meanwhile("judge services/shop-web", &path, busy);
+        let failed = fake.deploy([three]).await.unwrap_err();
+        assert!(failed.message.contains("somebody else brings out release 1"), "{failed:?}");
+        assert_eq!(fake.states().await, [State::Served, State::Serves], "there was never a third");
+        // Somebody brings out the one that serves, or another number of its instances.
+        let (path, busy) = record(&fake, 2);
+        fake.keep(&release(1, State::Served, vec![one]));
+        fake.meanwhile("judge services/shop-web", &path, busy);
+        let failed = fake.roll_back(None).await.unwrap_err();
+        assert!(failed.message.contains("somebody else brings out release 2"), "{failed:?}");
+        assert_eq!(fake.get("services/shop-web").unwrap()["data"], "2");
+        let record = fake.get("configmaps/bowline.production.shop.v1").unwrap();
+        assert_eq!(record["metadata"]["annotations"]["bowline.dev/beat"], Value::Null, "nobody is there");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_deleted_is_made_up_for_by_the_same_again() {
+        let mut fake = Fake::new();
+        let [one, old] = ["shop-web", "shop-old"].map(|name| fake.object("Service", name, "1"));
+        for number in 1..=12 {
+            fake.keep(&release(number, State::Served, vec![one.clone()]));
+        }
+        fake.put("services/shop-old", old.body.clone());
+        fake.keep(&release(1, State::Served, vec![old]));
+        fake.keep(&release(13, State::Serves, vec![one]));
+        let two = fake.object("Service", "shop-web", "2");
+        fake.refuse("delete services/shop-old", 403);
+        assert_eq!(fake.deploy([two.clone()]).await.unwrap().release, 14);
+        assert!(fake.notes.iter().any(|note| note.contains("Service/shop-old is not wanted any more and stays")));
+        assert_eq!(fake.states().await.len(), 14, "no record is given up that may name what is left");
+        // A server that could not just then is asked again.
+        fake.refuse("delete services/shop-old", 500);
+        assert_eq!(fake.deploy([two]).await.unwrap(), Done { release: 14, same: true });
+        assert_eq!(fake.get("services/shop-old"), None);
+        let three = fake.object("Service", "shop-web", "3");
+        fake.deploy([three]).await.unwrap();
+        assert_eq!(fake.states().await.len(), 11);
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ impl Rollout<'_> {
             self.cluster.beat().await;
             let now = Instant::now();
             match self.looks(applied).await {
-                Ok(Sight::Changed(id)) => return Err(self.changed(&id)),
+                Ok(Sight::Changed(id)) => return Err(changed(&id)),
                 Ok(Sight::Looks(looks)) => {
                     seen_at = now;
                     let waits = looks.iter().filter_map(|look| match &look.stands {
@@ -114,14 +114,6 @@ impl Rollout<'_> {
         }
     }
 
-    /// Whoever has changed it goes on with it: nothing is taken back from them.
-    fn changed(&self, id: &Id) -> Stop {
-        let back = self.command(&format!("rollback {}", self.owner.app));
-        let fault = Fault::new(FaultKind::Failed, format!("somebody else has changed {id} while it came up"))
-            .hint(format!("it is left as it is: deploy again, or bring back what served: {back}"));
-        Stop { fault, is_left: true }
-    }
-
     async fn last_words(&self, trouble: &Trouble) -> Option<String> {
         let (pod, container) = trouble.pod.as_ref()?;
         for previous in [true, false] {
@@ -134,6 +126,12 @@ impl Rollout<'_> {
         }
         None
     }
+}
+
+/// Whoever has changed it goes on with it: nothing is taken back from them.
+fn changed(id: &Id) -> Stop {
+    let fault = Fault::new(FaultKind::Failed, format!("somebody else has changed {id} while it came up"));
+    Stop { fault: fault.hint("it is left as it is: deploy again"), is_left: true }
 }
 
 fn pod(name: String) -> Id {

@@ -20,12 +20,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// All that must be there first, at once.
+    /// All that must be there first, at once. `runs_before`: as of [`Lack::blocks`].
     ///
     /// # Errors
     /// Something is lacking without which nothing is applied.
-    pub fn fit(&self, cluster: &Cluster) -> Result<(), Fault> {
-        let missing: Vec<&Lack> = self.lacks.iter().filter(|lack| lack.blocks()).collect();
+    pub fn fit(&self, cluster: &Cluster, runs_before: bool) -> Result<(), Fault> {
+        let missing: Vec<&Lack> = self.lacks.iter().filter(|lack| lack.blocks(runs_before)).collect();
         if missing.is_empty() {
             return Ok(());
         }

@@ -2,12 +2,13 @@
 
 use bowline_core::fault::Fault;
 
-use crate::cluster::Deletion;
+use crate::cluster::{Deletion, patiently};
 use crate::history::{self, Release, State};
 use crate::judge::Take;
-use crate::object::{Id, Object, Stage};
-use crate::prune::{is_data, outlives, prune};
+use crate::object::Object;
+use crate::prune::{outlives, prune};
 use crate::rollout::{Rollout, Told};
+use crate::way::{Way, ran_alone};
 
 /// What is left of what nobody wants any more, data apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,22 +21,22 @@ pub(crate) enum Rest {
 }
 
 impl Rollout<'_> {
-    /// Records that are outlived go, and with them what is kept as long as they are. What stays is given up the next time.
-    pub(crate) async fn give_up(&mut self, known: &[Release]) {
+    /// Records that are outlived go, and before them what is kept as long as they are. What stays is given up the next time, and as long as
+    /// something is `left`, all that may name it.
+    pub(crate) async fn give_up(&mut self, known: &[Release], left: Rest) {
+        if left == Rest::Some {
+            return;
+        }
         let numbers = history::outlived(known);
         let (given_up, kept): (Vec<&Release>, Vec<&Release>) =
             known.iter().partition(|one| numbers.contains(&one.number));
-        let record = |number: u32| Id {
-            group: String::new(),
-            version: "v1".to_owned(),
-            kind: "ConfigMap".to_owned(),
-            name: history::name(self.owner, number),
-        };
         let mut ids = outlives(&given_up, &kept);
-        ids.extend(numbers.into_iter().map(record));
+        ids.extend(numbers.into_iter().map(|number| history::id(self.owner, number)));
         if self.cluster.learn(&ids).await.is_ok() {
             for id in &ids {
-                let _ = self.cluster.delete(id, self.owner).await;
+                if self.cluster.delete(id, self.owner).await.is_err() {
+                    return;
+                }
             }
         }
     }
@@ -51,7 +52,7 @@ impl Rollout<'_> {
         let mut rest = Rest::Nothing;
         for id in &found.go {
             self.cluster.beat().await;
-            match self.cluster.delete(id, self.owner).await {
+            match patiently(|| self.cluster.delete(id, self.owner)).await {
                 Ok(Deletion::Done) => (self.tell)(note(format!("removed {id}"))),
                 Ok(Deletion::NotOurs) => {}
                 Ok(Deletion::Found) => {
@@ -89,14 +90,15 @@ impl Rollout<'_> {
         if let Some(before) = &before {
             let objects = Way::Undone.objects(&before.objects, |_| true);
             let put_back = match self.learn(&objects).await {
-                Ok(()) => self.bring(&objects, &Take::ALL).await.map_err(|stop| stop.fault),
+                Ok(()) => self.bring(&objects, &Take::ALL, &releases).await.map_err(|stop| stop.fault),
                 Err(error) => Err(error),
             };
             if let Err(error) = put_back {
                 let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
+                let back = self.command(&format!("rollback {} {}", self.owner.app, before.number));
                 let fault = fault
                     .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message))
-                    .hint(format!("when that is mended: {}", self.command(&format!("rollback {}", self.owner.app))));
+                    .hint(format!("when that is mended: {back}"));
                 // It stays pending: what it has made is not yet taken back.
                 return self.ended(&release, fault).await;
             }
@@ -107,7 +109,7 @@ impl Rollout<'_> {
         let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
         let rest = self.remove(kept, &known).await;
         let rejected = self.reject_others(number, &known).await;
-        self.give_up(&known).await;
+        self.give_up(&known, rest).await;
         let fault = rejected.err().into_iter().fold(fault, |fault, error| fault.caused_by(error.message));
         let fault = fault.caused_by(match (&before, rest) {
             (Some(before), _) if ran_alone(&release.objects, &before.objects) => format!(
@@ -132,72 +134,5 @@ impl Rollout<'_> {
             Ok(()) => fault,
             Err(error) => fault.caused_by(error.message),
         }
-    }
-}
-
-/// Why what served is applied again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// It is the one that serves, and what is asked for.
-    Same,
-    /// Somebody goes back to it: the servers of its data are left as they are, unless they are not there.
-    Back,
-    /// Another one is undone, or a way back to another: what that changed of the servers, too.
-    Undone,
-}
-
-impl Way {
-    /// What of a release is applied. Data themselves are never undone, and what ran before a release is not repeated.
-    pub(crate) fn objects(self, all: &[Object], is_there: impl Fn(&Id) -> bool) -> Vec<Object> {
-        let counts = |object: &&Object| match object.stage {
-            Stage::Before => false,
-            Stage::Data => match self {
-                Self::Same => true,
-                Self::Undone => !is_data(&object.id()) || !is_there(&object.id()),
-                Self::Back => !is_there(&object.id()),
-            },
-            Stage::Config | Stage::Workload | Stage::Edge | Stage::Watch => true,
-        };
-        all.iter().filter(counts).cloned().collect()
-    }
-}
-
-/// Whether something ran before this release that did not before that one.
-fn ran_alone(this: &[Object], that: &[Object]) -> bool {
-    let known = |id: &Id| that.iter().any(|object| object.id().is_same(id));
-    this.iter().filter(|object| object.stage == Stage::Before).any(|object| !known(&object.id()))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn object(stage: Stage, api: &str, kind: &str) -> Object {
-        Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": "shop" } }) }
-    }
-
-    #[test]
-    fn what_is_undone_is_undone_of_databases_too_but_not_of_their_data() {
-        let all = [
-            object(Stage::Config, "v1", "ConfigMap"),
-            object(Stage::Data, "v1", "PersistentVolumeClaim"),
-            object(Stage::Data, "postgresql.cnpg.io/v1", "Cluster"),
-            object(Stage::Data, "apps/v1", "StatefulSet"),
-            object(Stage::Before, "batch/v1", "Job"),
-            object(Stage::Workload, "apps/v1", "Deployment"),
-        ];
-        let there = |way: Way, is_there: bool, expected: &[&str]| {
-            let kinds: Vec<String> = way.objects(&all, |_| is_there).iter().map(|object| object.id().kind).collect();
-            assert_eq!(kinds, expected);
-        };
-        let check = |way: Way, expected: &[&str]| there(way, true, expected);
-        check(Way::Same, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
-        check(Way::Undone, &["ConfigMap", "StatefulSet", "Deployment"]);
-        check(Way::Back, &["ConfigMap", "Deployment"]);
-        // What a later release has pruned is made again.
-        there(Way::Back, false, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
-        assert!(ran_alone(&all, &all[..4]) && !ran_alone(&all, &all) && !ran_alone(&all[..4], &all));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bowline_core::app::{App, Tls};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::{Cluster, Object, Order, Owner, Rollout, Stage, Told, Wanted, survey};
+use bowline_kube::{Cluster, Object, Order, Owner, Rollout, Stage, Told, Wanted, runs_before, survey};
 use bowline_render::{Api, Manifests, Secrets, Wave, kubernetes, role};
 
 use super::{Place, Telling, apis, owner, secret};
@@ -85,7 +85,9 @@ struct Asked<'a> {
 /// All that the release consists of, when the cluster has what it needs; the secrets that it reads are made where nobody has set one.
 async fn objects(cluster: &mut Cluster, asked: &Asked<'_>, telling: &mut Telling<'_>) -> Result<Vec<Object>, Fault> {
     let Asked { owner, loaded, dir, apis } = *asked;
-    let apis = apis::found(cluster, owner, (&loaded.app, apis), telling).await?;
+    let releases = cluster.releases(owner).await;
+    let releases = releases.map_err(|refusal| refusal.fault(format!("the releases of {owner} cannot be read")))?;
+    let apis = apis::found(cluster, &releases, (loaded, apis), telling).await?;
     let render = |secrets| kubernetes(&loaded.input_with(secrets, &apis)).map_err(|refused| refused.fault(&loaded.key));
     let named: Manifests = render(Secrets::Named)?;
     let all = |manifests: &Manifests| -> Vec<Object> {
@@ -95,7 +97,7 @@ async fn objects(cluster: &mut Cluster, asked: &Asked<'_>, telling: &mut Telling
     let wanted = Wanted { objects: &objects, secrets: secret::makes_some(&named.needs), role: &role };
     let found = survey(cluster, owner, wanted).await;
     let found = found.map_err(|refusal| refusal.fault(format!("{} cannot be looked at", cluster.target())))?;
-    found.fit(cluster)?;
+    found.fit(cluster, false)?;
     for lack in &found.lacks {
         telling.note(format!("{lack}: {}", lack.remedy(|words| cluster.kubectl(words))));
     }
@@ -103,7 +105,10 @@ async fn objects(cluster: &mut Cluster, asked: &Asked<'_>, telling: &mut Telling
         telling.note(note.replace("kubectl create ", &cluster.kubectl("create ")));
     }
     let held = secret::held(cluster, owner, (&loaded.key, dir), &named.needs, telling).await?;
-    Ok(all(&render(Secrets::Hashed(&held))?))
+    let objects = all(&render(Secrets::Hashed(&held))?);
+    // What runs before it is called by all that it is, the secrets that it reads among it.
+    found.fit(cluster, runs_before(&objects, &releases))?;
+    Ok(objects)
 }
 
 fn stage(wave: Wave) -> Stage {

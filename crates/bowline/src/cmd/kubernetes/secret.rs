@@ -10,6 +10,7 @@ use bowline_core::app::SecretSource;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, SecretName};
 use bowline_core::secret::Secret as Value;
+use bowline_kube::history::Release;
 use bowline_kube::secrets::{Entry, Index, reads};
 use bowline_kube::{Cluster, Id, Owner, Refusal, Told, now_ms};
 use bowline_render::{Need, Needed, Salt, role, secret_object};
@@ -67,7 +68,7 @@ pub(super) async fn run(args: Secret, place: Place<'_>, ui: &Ui) -> Result<ExitC
                 return Err(Fault::new(FaultKind::Invalid, format!("{owner} has no secret {name}")));
             };
             cluster.keep_secrets(&owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(&key, &refusal))?;
-            let cleaned = clean(&cluster, &owner, &index, Some(&gone.object)).await;
+            let cleaned = clean(&cluster, &owner, &index, Was::Removed(&gone.object)).await;
             cleaned.map_err(|refusal| refusal.fault("the object of the secret stays"))?;
             ui.object(&json!({ "removed": name }));
             ui.say(format!("  {name} of {owner} is removed; releases that read it keep it until they are given up"));
@@ -86,10 +87,11 @@ async fn set(
     let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
     let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
     let by = cluster.user().await.map_err(|refusal| refusal.fault("the cluster does not say who you are"))?;
+    let replaced = index.get(name.as_str()).map(|entry| entry.object.clone());
     let entry = made(cluster, key, name, (value, &salt), &mut index, &by).await?;
     let version = entry.version;
     cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(key, &refusal))?;
-    let cleaned = clean(cluster, owner, &index, None).await;
+    let cleaned = clean(cluster, owner, &index, Was::Replaced(replaced.as_deref())).await;
     cleaned.map_err(|refusal| refusal.fault("values that nobody reads any more stay"))?;
     ui.object(&json!({ "name": name.as_str(), "version": version }));
     ui.say(format!("  {name} of {owner} is set, version {version}; the next release uses it"));
@@ -175,15 +177,46 @@ fn generated() -> Value {
     Value::new(random().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
-/// Values that neither the index nor any kept release names go. `removed`: the object of one that somebody wants gone.
-async fn clean(cluster: &Cluster, owner: &Owner, index: &Index, removed: Option<&str>) -> Result<(), Refusal> {
+/// The object that the index has named until just now.
+#[derive(Debug, Clone, Copy)]
+enum Was<'a> {
+    /// Somebody wants it gone.
+    Removed(&'a str),
+    /// Whoever has read the index before brings out a release that reads it. `None`: nobody had set one.
+    Replaced(Option<&'a str>),
+}
+
+/// Whether an object goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goes {
+    Now,
+    WhenOld,
+    Never,
+}
+
+fn goes(name: &str, index: &Index, releases: &[Release], was: Was<'_>) -> Goes {
+    let is_named = index.values().any(|entry| entry.object == name)
+        || releases.iter().any(|release| reads(&release.objects, name));
+    match was {
+        _ if is_named => Goes::Never,
+        Was::Replaced(Some(replaced)) if replaced == name => Goes::Never,
+        Was::Removed(removed) if removed == name => Goes::Now,
+        Was::Removed(_) | Was::Replaced(_) => Goes::WhenOld,
+    }
+}
+
+/// Values that neither the index nor any kept release names go.
+async fn clean(cluster: &Cluster, owner: &Owner, index: &Index, was: Was<'_>) -> Result<(), Refusal> {
     let releases = cluster.releases(owner).await?;
     let query = format!("&labelSelector={}", owner.selector());
     for secret in cluster.list(&cluster.core("secrets"), &query).await? {
         let name = secret["metadata"]["name"].as_str().unwrap_or_default();
-        let is_named = index.values().any(|entry| entry.object == name)
-            || releases.iter().any(|release| reads(&release.objects, name));
-        if !is_named && (removed == Some(name) || is_old(&secret, now_ms())) && is_value(&secret) {
+        let goes = match goes(name, index, &releases, was) {
+            Goes::Now => true,
+            Goes::WhenOld => is_old(&secret, now_ms()),
+            Goes::Never => false,
+        };
+        if goes && is_value(&secret) {
             let path = cluster.core(&format!("secrets/{name}"));
             // Whatever has become of it meanwhile is another object.
             let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": secret["metadata"]["uid"] } });
@@ -361,6 +394,20 @@ mod tests {
         // The clock of the cluster goes before.
         check(made("2026-01-01T00:00:05Z"), false);
         check(json!({}), false);
+    }
+
+    #[test]
+    fn a_value_that_is_replaced_stays_for_whoever_deploys_just_now() {
+        let entry = Entry { object: "shop-token-2".to_owned(), version: 2, at: 9, by: "ada".to_owned() };
+        let index = Index::from([("token".to_owned(), entry)]);
+        let check = |name: &str, was: Was<'_>, expected: Goes| assert_eq!(goes(name, &index, &[], was), expected);
+        check("shop-token-1", Was::Replaced(Some("shop-token-1")), Goes::Never);
+        check("shop-token-1", Was::Replaced(Some("shop-token-2")), Goes::WhenOld);
+        check("shop-token-1", Was::Replaced(None), Goes::WhenOld);
+        check("shop-token-1", Was::Removed("shop-token-1"), Goes::Now);
+        check("shop-token-0", Was::Removed("shop-token-1"), Goes::WhenOld);
+        // Two names may have one value.
+        check("shop-token-2", Was::Removed("shop-token-2"), Goes::Never);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::{Cluster, Rollout};
+use bowline_kube::Rollout;
 
 use super::{Place, Telling, only_app, owner};
 use crate::args::{Rollback, Scale};
@@ -31,7 +31,11 @@ pub(super) async fn roll_back(args: Rollback, place: Place<'_>, ui: &Ui) -> Resu
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
     let done = tokio::select! {
         done = rollout.roll_back(release, take_over) => done?,
-        () = interrupts.next() => return Ok(left(&mut cluster, ui).await),
+        () = interrupts.next() => {
+            let went_back = cluster.let_go().await;
+            ui.aside(left(went_back, |number| format!("bowline rollback {app} {number} --env {env} --to {}", cluster.target())));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     };
     drop(telling);
     let words = format!("{} release {} serves again", ui.paint(Tone::Good, "is back:"), done.release);
@@ -53,7 +57,11 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
     let (name, done) = tokio::select! {
         done = rollout.scale(service.as_deref(), replicas, take_over) => done?,
-        () = interrupts.next() => return Ok(left(&mut cluster, ui).await),
+        () = interrupts.next() => {
+            let scaled = cluster.let_go().await;
+            ui.aside(left(scaled, |_| format!("bowline scale {target} {replicas} --env {env} --to {}", cluster.target())));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     };
     drop(telling);
     let instances = if replicas == 1 { "instance" } else { "instances" };
@@ -62,8 +70,26 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-async fn left(cluster: &mut Cluster, ui: &Ui) -> ExitCode {
-    cluster.let_go().await;
-    ui.aside("  interrupted: what was applied goes on in the cluster; run this again to follow it to its end");
-    ExitCode::from(INTERRUPTED)
+/// What is said to who leaves before the end. `begun`: the release, if any of it was applied. A number is said: what served before the one
+/// that serves may be another one meanwhile.
+fn left(begun: Option<u32>, again: impl FnOnce(u32) -> String) -> String {
+    match begun {
+        Some(number) => {
+            let again = again(number);
+            format!("  interrupted: what was applied goes on in the cluster; `{again}` follows it to its end")
+        }
+        None => "  interrupted: nothing was applied".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_leaves_is_told_the_release_that_is_gone_back_to() {
+        let again = |number| format!("bowline rollback shop {number}");
+        assert!(left(Some(7), again).contains("`bowline rollback shop 7` follows it"));
+        assert!(left(None, again).contains("nothing was applied"));
+    }
 }
