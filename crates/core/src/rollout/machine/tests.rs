@@ -137,11 +137,11 @@ fn what_is_still_made_is_not_given_up_and_has_its_whole_time_then() {
 #[test]
 fn a_stable_one_that_is_still_made_is_waited_for_before_the_candidate_goes() {
     let mut rollout = Rollout::resume(plan(true, 1), Phase::Abort(AbortStage::Restore(0)), None, at(0));
-    check(&mut rollout, 0, (count(0, 0), count(1, 1)), &[], "r1:1/100 r2:1/0");
+    check(&mut rollout, 0, (count(0, 0), count(1, 1)), &[], "r1:1/0 r2:1/100");
     let patience = rollout.next_deadline().unwrap().0.as_secs();
     let made = || Count { preparing: 1, ..count(0, 1) };
-    check(&mut rollout, 7 * patience, (made(), count(1, 1)), &[], "r1:1/100 r2:1/0");
-    check(&mut rollout, 8 * patience - 1, (count(0, 1), count(1, 1)), &[], "r1:1/100 r2:1/0");
+    check(&mut rollout, 7 * patience, (made(), count(1, 1)), &[], "r1:1/0 r2:1/100");
+    check(&mut rollout, 8 * patience - 1, (count(0, 1), count(1, 1)), &[], "r1:1/0 r2:1/100");
     check(&mut rollout, 8 * patience, (count(0, 1), count(1, 1)), &["abort drain"], "r1:1/100");
 }
 
