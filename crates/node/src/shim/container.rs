@@ -412,15 +412,15 @@ mod tests {
         use std::os::unix::process::ExitStatusExt;
         // Says that it ends; until then it waits.
         let app = |name: &str| {
-            format!("sh -c 'trap \"echo {name} done; exit 0\" TERM; echo ready; while :; do sleep 60; done'")
+            format!("sh -c 'trap \"echo {name} done; exit 0\" TERM; echo ready; while :; do sleep 0.1; done'")
         };
         let ended = ended_by_term(&format!("{}; echo never", app("one")));
         assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stdout).as_ref()), (Some(143), "one done\n"));
         // Beside it as well as before it.
         let ended = ended_by_term(&format!("{} & exec 3>&-; wait", app("two")));
         assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stdout).as_ref()), (Some(143), "two done\n"));
-        // Of one that takes the shell's place, the signal is what it makes of it.
-        assert_eq!(ended_by_term("echo ready; exec sleep 60").status.signal(), Some(libc::SIGTERM));
+        // Of one that takes the shell's place, the signal is what it makes of it; it says itself that it has.
+        assert_eq!(ended_by_term("exec sh -c 'echo ready; exec sleep 60'").status.signal(), Some(libc::SIGTERM));
     }
 
     #[test]
