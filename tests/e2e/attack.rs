@@ -66,7 +66,8 @@ fn kill_one_of(kind: usize, bowline: &Bowline, app: &str) -> &'static str {
     let own =
         |p: &&Process| name != "daemon" || p.arguments().iter().any(|a| *a == bowline.state().display().to_string());
     if let Some(victim) = victims.iter().find(own) {
-        victim.kill();
+        // It may have ended by itself meanwhile.
+        let _ = kill(Pid::from_raw(victim.pid.cast_signed()), Signal::SIGKILL);
     }
     name
 }

@@ -450,7 +450,9 @@ fn wherever_a_shim_dies_one_container_is_left() {
     scene.deploy(0);
     let points = Point::ALL.iter().copied().filter(|point| point.role() == Role::Shim);
     for (number, point) in points.enumerate() {
-        let before = scene.get();
+        let before = wait(&format!("it answers before {}", point.name()), SOON * 2, || {
+            Some(scene.get()).filter(|answer| answer.starts_with("hello from"))
+        });
         scene.bowline.arm(point, 0);
         // The new one's shim comes to it, or the old one's.
         let output = scene.try_deploy(number + 1);

@@ -260,12 +260,12 @@ fn a_schedule_fires_by_the_clock() {
     let next = app.job("minutely")["next"].as_u64().expect("it is due some time");
     assert_eq!(next % 60_000, 0, "a whole minute");
     let last = wait("it has run", BY_THE_MINUTE, || Some(app.job("minutely")["last"].clone()).filter(|l| !l.is_null()));
-    assert_eq!(
-        (&last["state"], &last["trigger"], &last["due"]),
-        (&"succeeded".into(), &"schedule".into(), &next.into())
-    );
-    let late = last["began"].as_u64().or(last["recorded"].as_u64()).expect("when it began").saturating_sub(next);
-    assert!(late < 5_000, "{late} ms late");
+    assert_eq!((&last["state"], &last["trigger"]), (&"succeeded".into(), &"schedule".into()));
+    let due = last["due"].as_u64().expect("when it was due");
+    // A minute may have ended before it was asked what is next.
+    assert!(due == next || due + 60_000 == next, "{last}, {next}");
+    let late = last["began"].as_u64().or(last["recorded"].as_u64()).expect("when it began").saturating_sub(due);
+    assert!(late < 30_000, "{late} ms late");
     assert_eq!(app.wrote("minutely"), "due\n");
 }
 

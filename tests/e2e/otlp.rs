@@ -324,7 +324,7 @@ fn a_collector_that_hangs_holds_up_nobody() {
     let mut observed = Observed::start(&collector, "");
     wait("it is asked", SOON, || (collector.asked() >= 2).then_some(()));
     for number in 0..20 {
-        assert_eq!(observed.ask(&format!("/{number}"), &["--max-time", "5"]).status, 200);
+        assert_eq!(observed.ask(&format!("/{number}"), &["--max-time", "20"]).status, 200);
     }
     wait("it waits", SOON, || (observed.counted("bowline_otlp_waiting_bytes{signal=\"traces\"}") > 0.0).then_some(()));
     let begun = Instant::now();

@@ -79,7 +79,7 @@ fn a_load_ten_times_as_large_is_met_without_a_failed_request_and_given_up_again(
     let (url, ca) = (up.https(), bowline.ca());
     let small = load(&url, &ca, 1, Duration::from_secs(4)).report().expect("the load ends");
     assert_eq!((small.counts.failed, ready(&bowline)), (0, 1));
-    let large = load(&url, &ca, 10, Duration::from_secs(25));
+    let large = load(&url, &ca, 10, Duration::from_secs(3_600));
     has(&bowline, 4, SOON);
     let scale = wait("more are wanted than are allowed", SOON, || {
         let scale = service(&bowline)["scale"].clone();
@@ -95,6 +95,7 @@ fn a_load_ten_times_as_large_is_met_without_a_failed_request_and_given_up_again(
     // In the middle of it, the daemon dies: what it has decided stays.
     bowline.kill_daemon();
     has(&bowline, 4, SOON);
+    large.stop();
     let report = large.report().expect("the load ends");
     assert_eq!(report.counts.failed, 0, "{:?}", report.failures);
     let by_hand = bowline.fails(&["scale", "scale-step.web", "2"], 3);

@@ -93,7 +93,7 @@ impl Engine {
 
     fn answers(&self) {
         let log = self.folder.path().join("log");
-        wait(&format!("{:?} answers; see {}", self.kind, log.display()), SOON, || {
+        wait(&format!("{:?} answers; see {}", self.kind, log.display()), SOON * 3, || {
             matches!(self.try_ask("GET", "/_ping"), Some((200, _))).then_some(())
         });
     }

@@ -257,6 +257,7 @@ mod tests {
         let mut lines = silent.change(1).await.unwrap();
         assert!(tokio::time::timeout(2 * SHORT.whole.unwrap(), lines.next()).await.is_err());
         let (_dir, drips) = daemon(HEAD, b"1\r\n \r\n", QUICK);
+        let drips = drips.with(Patience { idle: Some(Duration::from_secs(20)), ..SHORT });
         assert_eq!(words(&drips.version().await.unwrap_err()), "its answer did not end within 800ms");
     }
 }

@@ -86,13 +86,8 @@ pub(crate) async fn serve<C: Client>(
     if is_withheld(&path) {
         return Err(Reason::FileNotFound);
     }
-    let found = match look(request, client, route, folder, &path).await {
-        Err(Reason::Shortage) => {
-            request.worker.find_room().await;
-            Box::pin(look(request, client, route, folder, &path)).await?
-        }
-        found => found?,
-    };
+    let worker = request.worker;
+    let found = worker.with_room(async || look(request, client, route, folder, &path).await).await?;
     let opened = match found {
         Found::File(opened) => opened,
         Found::Folder => {

@@ -120,13 +120,8 @@ pub(crate) async fn to_daemon<C: Client>(
 ) -> Result<(), Reason> {
     for tries in 1.. {
         let place = places.take(request.client).await?;
-        let stream = match Box::pin(hold::until_daemon(client, socket)).await {
-            Err(Reason::Shortage) => {
-                request.worker.find_room().await;
-                Box::pin(hold::until_daemon(client, socket)).await?
-            }
-            stream => stream?,
-        };
+        let until = async || Box::pin(hold::until_daemon(client, socket)).await;
+        let stream = request.worker.with_room(until).await?;
         let relayed = Relay::new(request, client, route, Leg::Bytes(Upstream::Daemon(stream, place))).run().await;
         match relayed {
             Ok(After::Done) => return Ok(()),

@@ -215,7 +215,8 @@ impl Connections {
 
     /// The same, for want of descriptors; whether there were any. They are closed when their tasks have run.
     pub(crate) fn give_up(&self) -> bool {
-        let rests = self.all.borrow().values().flatten().any(|one| one.load.streams.get() == 0);
+        let gives = |one: &Connection| one.load.streams.get() == 0 && !one.load.retired.get();
+        let rests = self.all.borrow().values().flatten().any(gives);
         self.clear();
         rests
     }

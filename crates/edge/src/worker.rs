@@ -39,6 +39,8 @@ const MAX_ENCODERS: usize = 64;
 
 /// How long tunnels may take to say that they close.
 const CLOSING: Duration = Duration::from_secs(1);
+/// How long whoever gives up a descriptor is waited for, time by time: HTTP/2's clients have to be told first.
+const ROOM_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_millis(5), Duration::from_millis(50)];
 
 /// How the end of a process is made known to its connections. Times are from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,9 +290,23 @@ impl Worker {
         self.sweep.wake_all();
     }
 
+    /// Asks again for what finds no descriptor, in the room that others leave: each time those who are next to give up theirs.
+    pub(crate) async fn with_room<T>(&self, mut ask: impl AsyncFnMut() -> Result<T, Reason>) -> Result<T, Reason> {
+        let mut pauses = ROOM_AFTER.into_iter();
+        loop {
+            match (ask().await, pauses.next()) {
+                (Err(Reason::Shortage), Some(pause)) => {
+                    self.find_room().await;
+                    tokio::time::sleep(pause).await;
+                }
+                (done, _) => return done,
+            }
+        }
+    }
+
     /// A request finds no descriptor. Some connections to instances that are only kept are closed for it; where there are none, whatever
-    /// nobody uses, as whoever accepts has it. What it needs is to be tried once more.
-    pub(crate) async fn find_room(&self) {
+    /// nobody uses, as whoever accepts has it.
+    async fn find_room(&self) {
         if self.pools.give_up() {
             return;
         }
@@ -307,13 +323,7 @@ impl Worker {
 
     /// Opens a connection to an instance, for a request or for several.
     pub(crate) async fn connect(&self, address: SocketAddr) -> Result<TcpStream, Reason> {
-        match upstream::connect(address).await {
-            Err(Reason::Shortage) => {
-                self.find_room().await;
-                upstream::connect(address).await
-            }
-            opened => opened,
-        }
+        self.with_room(async || upstream::connect(address).await).await
     }
 
     /// How often room had to be made. Who is idle while it rises goes.

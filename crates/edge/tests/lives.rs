@@ -5,6 +5,8 @@
 #[path = "support/h2c.rs"]
 mod h2c_instance;
 mod support;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,6 +16,7 @@ use bowline_core::route::EdgeStatus;
 use bowline_edge::link;
 use h2c_instance::speaking;
 use support::*;
+use tls::*;
 
 fn table_of(seen: &bowline_core::route::EdgeObservation) -> Option<usize> {
     seen.table.as_ref().map(|table| table.sites.len())
@@ -553,6 +556,49 @@ async fn a_request_that_finds_no_descriptor_where_none_is_kept_takes_those_of_cl
     ask_all(std::slice::from_mut(&mut asking), "a.test", "/", "here").await;
     for mut client in clients {
         assert_eq!(client.rest().await, b"", "it rests, and is closed");
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_finds_room_for_all_that_it_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("page.txt"), "a file").unwrap();
+    let (kept, open) = gathering(1, "here").await;
+    let mut edge = Edge::with_workers(1).await;
+    let files = vec![rule("/", files(folder.path(), None))];
+    edge.serve(TableBuilder::plain(&[kept]).site("d.test", files)).await;
+    let mut clients = connected(&edge, 8).await;
+    let mut asking = clients.pop().unwrap();
+    ask_all(&mut clients[..1], "a.test", "/", "here").await;
+    exhaust(&edge);
+    // The one that is kept leaves room for its folder alone.
+    ask_all(std::slice::from_mut(&mut asking), "d.test", "/page.txt", "a file").await;
+    assert_eq!(open.load(Ordering::Relaxed), 0);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_http2_that_rest_make_room() {
+    let address = answering("here").await;
+    let ca = authority(&["a.test", "none.test"]);
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
+    let mut asking = edge.connect().await;
+    let mut resting = Vec::new();
+    for _ in 0..4 {
+        let stream = handshake(&edge, &ca, "none.test", "h2").await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        let running = tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let request = http::Request::get("https://none.test/").body(()).unwrap();
+        assert_eq!(client.send_request(request, true).unwrap().0.await.unwrap().status(), 404);
+        resting.push((client, running));
+    }
+    exhaust(&edge);
+    ask_all(std::slice::from_mut(&mut asking), "a.test", "/", "here").await;
+    for (_, running) in resting {
+        tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap().unwrap();
     }
     edge.stop().await;
 }

@@ -8,7 +8,7 @@ mod support;
 mod tls;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_core::route::Rule;
 use support::*;
@@ -24,6 +24,12 @@ const LATER: Duration = Duration::from_millis(1500);
 /// Its instance has [`SOON`] to answer; both sides may be still for as long.
 fn hasty(address: SocketAddr) -> TableBuilder {
     within(SOON, address)
+}
+
+/// It may take its time to begin; then both sides may be still for [`SOON`].
+fn stalling(address: SocketAddr) -> TableBuilder {
+    let rule = Rule { timeout: PATIENCE, idle: SOON, ..rule("/", forward(1)) };
+    TableBuilder::default().site("a.test", vec![rule]).pool(1, &[address])
 }
 
 fn within(time: Duration, address: SocketAddr) -> TableBuilder {
@@ -123,7 +129,8 @@ async fn a_body_that_drips_behind_the_beginning_of_its_answer_is_given_up_unless
     edge.serve(within(LATER, listening)).await;
     for is_whole in [false, true] {
         // One byte 33 times a second, for three seconds.
-        const PIECES: usize = 100;
+        const PIECES: u32 = 100;
+        let began = Instant::now();
         let (read, mut write) = edge.connect().await.stream.into_split();
         write.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
         let drip = tokio::spawn(async move {
@@ -131,19 +138,22 @@ async fn a_body_that_drips_behind_the_beginning_of_its_answer_is_given_up_unless
             for _ in 0..PIECES {
                 pace.tick().await;
                 if write.write_all(b"1\r\nx\r\n").await.is_err() {
-                    break;
+                    return (false, write);
                 }
             }
-            // Its end says nothing where it is not wanted any more.
-            let _ = write.write_all(b"0\r\n\r\n").await;
-            write
+            (write.write_all(b"0\r\n\r\n").await.is_ok(), write)
         });
         let mut talk = Talk::new(tokio::io::join(read, tokio::io::sink()));
         assert_eq!(talk.try_head().await.map(|head| head.starts_with("HTTP/1.1 200")), Some(true));
         let ended = async { while talk.stream_byte().await.is_some_and(|byte| byte != b'0') {} };
         tokio::time::timeout(PATIENCE, ended).await.unwrap();
-        assert_eq!(drip.is_finished(), is_whole, "it is cut while it drips, or goes on to its end");
-        drip.abort();
+        match is_whole {
+            true => assert!(drip.await.unwrap().0, "it goes on to its end"),
+            false => {
+                assert!(began.elapsed() < SOON / 10 * PIECES, "it is cut while it drips");
+                drip.abort();
+            }
+        }
     }
     fault(&edge, "body-timeout").await;
     edge.stop().await;
@@ -181,7 +191,7 @@ async fn an_answer_that_does_not_go_on_is_cut() {
     })
     .await;
     let mut edge = Edge::start().await;
-    edge.serve(hasty(half)).await;
+    edge.serve(stalling(half)).await;
     let mut talk = edge.connect().await;
     talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
     assert!(talk.rest().await.ends_with(b"half"));
@@ -204,7 +214,7 @@ async fn who_does_not_read_an_answer_is_let_go_however_much_is_said() {
     })
     .await;
     let mut edge = Edge::start().await;
-    edge.serve(hasty(endless)).await;
+    edge.serve(stalling(endless)).await;
     let mut talk = edge.connect().await;
     talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
     let waited = tokio::time::timeout(PATIENCE, end).await;
@@ -269,7 +279,7 @@ async fn an_instance_that_begins_its_answer_drop_by_drop_is_given_up() {
 
 /// It has this long to begin, and may be silent for an hour then.
 fn patient(address: SocketAddr) -> TableBuilder {
-    let rule = Rule { timeout: SOON, idle: Duration::from_secs(3600), ..rule("/", forward(1)) };
+    let rule = Rule { timeout: LATER, idle: Duration::from_secs(3600), ..rule("/", forward(1)) };
     TableBuilder::default().site("a.test", vec![rule]).pool(1, &[address])
 }
 
@@ -278,7 +288,7 @@ async fn events_may_be_rare() {
     let events = upstream(|_, mut talk| async move {
         talk.try_head().await;
         talk.say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
-        tokio::time::sleep(SOON * 4).await;
+        tokio::time::sleep(LATER + SOON).await;
         talk.say("data: 2\n\n").await;
     })
     .await;
@@ -351,7 +361,7 @@ async fn a_tunnel_in_which_nothing_moves_is_closed() {
     })
     .await;
     let mut edge = Edge::start().await;
-    edge.serve(hasty(silent)).await;
+    edge.serve(stalling(silent)).await;
     let mut talk = edge.connect().await;
     talk.say("GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await;
     assert_eq!(talk.answer().await.status, 101);

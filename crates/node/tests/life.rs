@@ -188,10 +188,12 @@ async fn ends_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_of_a_shell_may_finish_its_work() {
     let mut node = Node::new();
-    node.run(node.spec(
+    let mut spec = node.spec(
         WEB,
         "sh -c 'trap \"sleep 0.3; echo finished; exit 0\" TERM; echo works; while :; do sleep 0.02; done'; true",
-    ));
+    );
+    spec.grace = Duration::from_secs(15);
+    node.run(spec);
     node.logged(SLOT, "works").await;
     node.order(WEB, Some(InstanceOrder::Stop));
     assert_eq!(node.exited(WEB).await.cause, ExitCause::Stopped);
@@ -250,6 +252,7 @@ async fn one_copy_runs_per_slot_whoever_starts_it() {
         seen.instances.get(&id(WEB)).filter(|i| !matches!(i.phase, Phase::Starting)).map(drop)
     })
     .await;
+    node.logged(SLOT, "started: pid").await;
     assert_eq!(
         node.log(SLOT).matches("started: pid").count(),
         1,

@@ -427,13 +427,19 @@ async fn a_disk_that_takes_nothing_is_counted_and_told() {
 async fn health_follows_the_app_and_survives_adoption() {
     let mut node = Node::new();
     let probe = Probe { interval: Duration::from_millis(200), timeout: Duration::from_secs(5), ..Probe::default() };
-    let mut spec = node.spec(WEB, "echo up; sleep 0.3; /usr/bin/python3 -m http.server --bind 127.0.0.1 $PORT");
+    let run = "echo up; while [ ! -e $BOWLINE_VOLUME_SIGNS/go ]; do sleep 0.02; done; \
+               exec /usr/bin/python3 -m http.server --bind 127.0.0.1 $PORT";
+    let mut spec = node.spec(WEB, run);
+    let source = node.config.state_dir.join("volumes/local/a/signs");
+    spec.volumes =
+        vec![VolumeMount { name: ResourceName::new("signs").unwrap(), source: source.clone(), path: None, size: None }];
     spec.health = Some(Readiness::Http(HttpCheck { path: "/given".into(), probe }));
     spec.alive = Some(HttpCheck { path: "/missing".into(), probe });
     node.run(spec);
     let refused =
         |state: &HealthState| matches!(state, HealthState::Failing { reason, .. } if reason == "connection refused");
     node.until("it refuses first", |seen| refused(&seen.instances.get(&id(WEB))?.health).then_some(())).await;
+    fs::write(source.join("go"), "").unwrap();
     for _ in 0..2 {
         let passing = |state: &HealthState| matches!(state, HealthState::Passing { .. });
         node.until("it passes", |seen| passing(&seen.instances.get(&id(WEB))?.health).then_some(())).await;

@@ -57,7 +57,7 @@ pub(super) static CASES: &[Case] = &[
     Case {
         id: "failures/late answer",
         key: "route.hasty.limit.timeout",
-        file: "[route.hasty]\npath = \"/hasty\"\nto = \"web\"\nlimit = { timeout = \"1s\" }\n",
+        file: "[route.hasty]\npath = \"/hasty\"\nto = \"web\"\nlimit = { timeout = \"3s\" }\n",
         about: "an app that does not begin to answer in time",
         must: "GET web 504 · POST web 504 · over HTTP/2 web 504",
         ask: |scene| {
@@ -86,7 +86,7 @@ pub(super) static CASES: &[Case] = &[
     Case {
         id: "failures/idle tunnel",
         key: "route.resting.limit.idle",
-        file: "[route.resting]\npath = \"/resting\"\nto = \"web\"\nlimit = { idle = \"1s\" }\n",
+        file: "[route.resting]\npath = \"/resting\"\nto = \"web\"\nlimit = { idle = \"3s\" }\n",
         about: "a WebSocket in which nothing moves",
         must: "101, echoed, then closed",
         ask: |scene| {

@@ -1,6 +1,7 @@
 //! Who signs everything in one cluster.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -68,7 +69,9 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        let name = name.replace([':', '/'], "-");
+        // Tests beside each other may ask for the same user.
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("{}-{}", name.replace([':', '/'], "-"), NUMBER.fetch_add(1, Ordering::Relaxed));
         let [chain, file] = ["pem", "key"].map(|kind| self.folder.join(format!("{name}.{kind}")));
         std::fs::write(&chain, certificate.pem()).expect("a file of the test");
         std::fs::write(&file, key.serialize_pem()).expect("a file of the test");

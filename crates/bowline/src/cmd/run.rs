@@ -13,7 +13,7 @@ use super::attach::{self, Attachment};
 use super::{client, follow};
 use crate::args::Run;
 use crate::cmd::status;
-use crate::interrupts::INTERRUPTED;
+use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::target::{Target, word};
 use crate::ui::{self, Tone, Ui};
 
@@ -43,7 +43,8 @@ async fn job(args: Run, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
         ui.say(format!("  {}", to_follow(&app, &job)));
         return Ok(ExitCode::SUCCESS);
     }
-    let mut following = Following { env, app, job, run, shown: 0 };
+    let interrupts = Interrupts::new()?;
+    let mut following = Following { env, app, job, run, shown: 0, interrupts };
     match following.follow(session.client, target, ui).await? {
         Some(run) => Ok(conclude(&run, ui)),
         None => {
@@ -81,6 +82,7 @@ struct Following {
     run: wire::Run,
     /// Lines of its output that were shown.
     shown: usize,
+    interrupts: Interrupts,
 }
 
 impl Following {
@@ -95,7 +97,7 @@ impl Following {
             }
             client = tokio::select! {
                 session = follow::rejoin(target) => session?.client,
-                _ = tokio::signal::ctrl_c() => return Ok(None),
+                () = self.interrupts.next() => return Ok(None),
             };
         }
         unreachable!("the last attempt returns")

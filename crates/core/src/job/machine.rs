@@ -489,10 +489,8 @@ impl Entry {
         match phase {
             Phase::Preparing => {
                 let since = *self.preparing.get_or_insert(now.mono);
-                if let State::Recorded { ordered: Some(at) } = &mut self.state
-                    && now.mono < since + PREPARE_LIMIT
-                {
-                    *at = now.mono;
+                if let State::Recorded { ordered: Some(at) } = &mut self.state {
+                    *at = now.mono.min(since + PREPARE_LIMIT);
                 }
             }
             Phase::Starting | Phase::Stopping { .. } => {}

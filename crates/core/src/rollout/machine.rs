@@ -267,14 +267,19 @@ impl Rollout {
     }
 }
 
-/// Another try would not help.
 fn too_often(Failing { crashes, last }: &Failing) -> bool {
-    match last.cause {
-        FailureCause::NotReady { .. } | FailureCause::NotStarted { .. } => *crashes >= MAX_NOT_READY,
+    is_enough(*crashes, &last.cause)
+}
+
+/// Another try would not help one that has failed as often, this way last.
+pub(super) fn is_enough(crashes: u32, last: &FailureCause) -> bool {
+    let most = match last {
+        FailureCause::NotReady { .. } | FailureCause::NotStarted { .. } => MAX_NOT_READY,
         FailureCause::Exited(_) | FailureCause::Refused(_) | FailureCause::NotAlive { .. } | FailureCause::Lost => {
-            *crashes >= MAX_CRASHES
+            MAX_CRASHES
         }
-    }
+    };
+    crashes >= most
 }
 
 /// What follows from the world.

@@ -5,14 +5,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::machine::{MAX_CRASHES, MAX_NOT_READY};
+use super::machine::is_enough;
 use super::plan::patience;
 use super::set::{Scales, replicas};
 use super::{PhaseError, Set, Waiting, steady};
 use crate::app::App;
 use crate::fault::{Fault, FaultKind};
 use crate::id::{Incarnation, ReleaseNumber, ServiceName, Slot, SlotId};
-use crate::instance::{Failure, FailureCause, SlotState, SlotStatus, WaitsOn};
+use crate::instance::{Failure, SlotState, SlotStatus, WaitsOn};
 use crate::time::{Humane, Mono};
 
 /// One step: how many instances a service has, and which of them gives way to its next incarnation.
@@ -333,11 +333,15 @@ impl Round {
         }
     }
 
-    /// What is still made has a limit of its own, and then as long as any other.
+    /// Each try to make an image has a limit of its own, and what is there then as long as any other. Where that fails too often no
+    /// try is waited for.
     fn see_made(&mut self, now: Mono) {
         let (RoundPhase::Move(i) | RoundPhase::Restore(i)) = self.place.phase else { return };
         let Some(service) = self.step(i).map(|step| step.service.clone()) else { return };
-        let is_made = |status: &SlotStatus| matches!(status.waits_on, Some(WaitsOn::Image { .. }));
+        let fails = |status: &SlotStatus| {
+            status.failure.as_ref().is_some_and(|failure| is_enough(status.crashes, &failure.cause))
+        };
+        let is_made = |status: &SlotStatus| matches!(status.waits_on, Some(WaitsOn::Image { .. })) && !fails(status);
         if self.open(i).into_iter().any(|slot| self.status(&service, slot).is_some_and(is_made)) {
             self.made = now;
         }
@@ -364,14 +368,7 @@ impl Round {
         let too_often = |status: &SlotStatus| {
             let failure = status.failure.as_ref()?;
             let own = step.replaced.is_none() || Some(failure.instance.incarnation) != self.place.old;
-            let most = match failure.cause {
-                FailureCause::NotReady { .. } | FailureCause::NotStarted { .. } => MAX_NOT_READY,
-                FailureCause::Exited(_)
-                | FailureCause::Refused(_)
-                | FailureCause::NotAlive { .. }
-                | FailureCause::Lost => MAX_CRASHES,
-            };
-            (own && status.crashes >= most).then(|| failure.clone())
+            (own && is_enough(status.crashes, &failure.cause)).then(|| failure.clone())
         };
         status.filter_map(too_often).next()
     }

@@ -160,7 +160,13 @@ pub async fn until(
 impl Edge {
     /// Keeps asking until the answer is right.
     pub async fn eventually<F: Future<Output = bool>>(&self, mut ask: impl FnMut() -> F) {
-        let asked = tokio::time::timeout(PATIENCE, async { while !ask().await {} });
+        let asked = async {
+            // What asks without waiting would leave the time no turn, and those it waits for no core.
+            while !ask().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let asked = tokio::time::timeout(PATIENCE, asked);
         asked.await.expect("it did not come true in time");
     }
 }

@@ -4,7 +4,8 @@
 //! which of several hosts it is, half of them are told at a time. Of an Envoy that was found nobody knows what it had taken: of the hosts without
 //! HTTPS it is told all but one, each in turn, so that it lets go of none that it serves well.
 //!
-//! An Envoy that cannot listen for plain HTTP asks for no routes of it: it has neither taken nor refused those.
+//! An Envoy that cannot listen for plain HTTP asks for no routes of it but while a challenge is answered over TLS: it has neither taken nor
+//! refused those.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ const MAX_TURNS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Confined {
-    /// Whose routes Envoy has taken last, all of them; `None`: nobody knows.
+    /// Whose routes Envoy has taken last: all of them, or those of HTTPS alone where it asked for no plain ones; `None`: nobody knows.
     taken: Option<Arc<Table>>,
     /// Those that are still to be left out of what an Envoy is told that was found; the last one is.
     turns: Option<Vec<HostName>>,
@@ -77,7 +78,10 @@ impl Confined {
         let routes: BTreeMap<&str, &String> = routes.map(|((_, name), why)| (name.as_str(), why)).collect();
         let asks = has.contains(PLAIN) || routes.contains_key(PLAIN);
         let Some(taken) = &self.taken else {
-            return if asks { self.take_all(told, routes.contains_key(PLAIN)) } else { Next::Nothing };
+            if asks {
+                return self.take_all(told, routes.contains_key(PLAIN));
+            }
+            return if self.turns.take().is_some() { Next::Tell } else { Next::Nothing };
         };
         let taken = &taken.sites;
         let changed: Vec<_> = told.table.sites.iter().filter(|(host, site)| taken.get(*host) != Some(*site)).collect();
@@ -92,7 +96,8 @@ impl Confined {
         }
         if !asks {
             self.take_secure(told, has);
-            return Next::Nothing;
+            // Nobody answers any more which of them is refused.
+            return if std::mem::take(&mut self.doubtful).is_empty() { Next::Nothing } else { Next::Tell };
         }
         // What is refused of HTTPS for long, as since a certificate is another one, is one host's own: the plain routes of all are taken.
         let Some(why) = routes.get(PLAIN) else { return self.take_all(told, false) };
@@ -333,6 +338,19 @@ mod tests {
             assert_eq!(envoy.tell(&all), "+a.test +b.test +d.test +e.test +f.test");
             assert_eq!(envoy.refused(), "c.test: why", "{is_found}");
         }
+    }
+
+    #[test]
+    fn a_search_ends_where_plain_routes_are_asked_for_no_more() {
+        let mut envoy = picky(&["c.test"]);
+        let all = desired(&NAMES.map(|name| (name, SiteTls::Off)));
+        let refused = [((Kind::Routes, PLAIN.to_owned()), "why".to_owned())].into();
+        assert_eq!(envoy.confined.settled(&all, &refused, &BTreeSet::new()), Next::Tell);
+        assert!(envoy.confined.is_finding_out());
+        assert_eq!(settled_unheard(&mut envoy.confined, &all, &[]), Next::Tell);
+        assert!(!envoy.confined.is_finding_out());
+        assert_eq!(envoy.confined.table(&all).table, all.table);
+        assert_eq!(settled_unheard(&mut envoy.confined, &all, &[]), Next::Nothing);
     }
 
     #[test]

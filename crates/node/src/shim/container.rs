@@ -68,10 +68,7 @@ pub(super) fn run(mut config: Config, socket: OwnedFd, lock: fs::File) -> ExitCo
             // What is left of it, the daemon removes, too.
             let _ = engine.remove(&container.name);
             remove_given(&given);
-            outer::record_refusal(&folder, &refusal);
-            let message = serde_json::to_vec(&Verdict::Refused(refusal)).unwrap_or_default();
-            let _ = outer::send(&socket, &message);
-            ExitCode::FAILURE
+            inner::refused(refusal, &folder, &socket)
         }
     }
 }

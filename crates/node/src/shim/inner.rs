@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -61,13 +61,16 @@ pub(super) fn run(config: Config, socket: OwnedFd, lock: fs::File, contained: bo
             drop(lock);
             ExitCode::SUCCESS
         }
-        Err(refusal) => {
-            outer::record_refusal(&folder, &refusal);
-            let message = serde_json::to_vec(&Verdict::Refused(refusal)).unwrap_or_default();
-            let _ = outer::send(&socket, &message);
-            ExitCode::FAILURE
-        }
+        Err(refusal) => refused(refusal, &folder, &socket),
     }
+}
+
+/// Kept in the record for a daemon that dies before it hears it.
+pub(super) fn refused(refusal: Refusal, folder: &Path, socket: &OwnedFd) -> ExitCode {
+    outer::record_refusal(folder, &refusal);
+    let message = serde_json::to_vec(&Verdict::Refused(refusal)).unwrap_or_default();
+    let _ = outer::send(socket, &message);
+    ExitCode::FAILURE
 }
 
 /// What is left of the configuration once the app runs: no secret.

@@ -10,7 +10,7 @@ use crate::time::Mono;
 
 impl Rollout {
     pub(super) fn see_ready(&mut self, now: Mono) {
-        // What is still made has a limit of its own, and then as long as any other.
+        // Each try to make an image has a limit of its own, and what is there then as long as any other.
         if self.is_ready(Role::Candidate) || self.is_preparing(Role::Candidate) {
             self.whole = now;
         }
@@ -21,7 +21,10 @@ impl Rollout {
     }
 
     fn is_preparing(&self, role: Role) -> bool {
-        self.replicas().keys().any(|service| self.count(service, role).preparing > 0)
+        self.replicas().keys().map(|service| self.count(service, role)).any(|count| {
+            // Where that fails too often no try is waited for.
+            count.preparing > 0 && !count.failing.as_ref().is_some_and(too_often)
+        })
     }
 
     /// Since when a step waits for instances; `None`: for none.

@@ -146,6 +146,17 @@ fn a_stable_one_that_is_still_made_is_waited_for_before_the_candidate_goes() {
 }
 
 #[test]
+fn a_stable_one_that_can_not_be_made_holds_up_no_abort() {
+    let mut rollout = Rollout::resume(plan(true, 1), Phase::Abort(AbortStage::Restore(0)), None, at(0));
+    check(&mut rollout, 0, (count(0, 0), count(1, 1)), &[], "r1:1/0 r2:1/100");
+    let patience = rollout.next_deadline().unwrap().0.as_secs();
+    let made = |crashes| Count { preparing: 1, ..failing(crashes) };
+    check(&mut rollout, patience - 1, (made(MAX_CRASHES - 1), count(1, 1)), &[], "r1:1/0 r2:1/100");
+    check(&mut rollout, 2 * patience - 2, (made(MAX_CRASHES), count(1, 1)), &[], "r1:1/0 r2:1/100");
+    check(&mut rollout, 2 * patience - 1, (made(MAX_CRASHES), count(1, 1)), &["abort drain"], "r1:1/100");
+}
+
+#[test]
 fn abort_wins_once_and_is_nothing_after_the_end() {
     let mut rollout = Rollout::start(plan(true, 1), at(0));
     check(&mut rollout, 0, (count(1, 1), count(0, 0)), &["step 0"], "r1:1/100 r2:1/0");

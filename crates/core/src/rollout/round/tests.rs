@@ -3,7 +3,8 @@
 use super::*;
 use crate::app::sample;
 use crate::id::{InstanceId, Port};
-use crate::instance::ExitCause;
+use crate::instance::{ExitCause, FailureCause};
+use crate::rollout::machine::MAX_CRASHES;
 
 fn web() -> ServiceName {
     ServiceName::new("web").unwrap()
