@@ -288,6 +288,16 @@ fn a_token_does_what_its_role_and_its_scope_say_and_nothing_else() {
         assert_eq!(outside.ask(&admin, "POST", what, "{}").0, 403, "{what} is for the machine alone");
     }
     outside.fails(&admin, &["down"], 2, "for this machine alone");
+    let down = ["down", "https-roles", "--env", "production"];
+    outside.fails(&viewer, &down, 3, "its role is viewer");
+    assert_eq!(outside.json(&admin, &down), json!({ "apps": ["production/https-roles"], "daemon": false }));
+    assert_eq!(outside.json(&admin, &["status", "--env", "production"])["apps"][0]["state"], "stopped");
+    let events = outside.bowline.json_text(&["events"]);
+    assert!(events.lines().any(|one| one.contains("app.stopping") && one.contains("by_uid")), "{events}");
+    let restart = ["restart", "https-roles", "--env", "production"];
+    outside.fails(&admin, &restart, 3, "start it: bowline deploy --env production");
+    outside.fails(&admin, &["down", "https-roles"], 2, "another environment wants `--env`");
+    outside.fails(&admin, &["down", "https-nobody", "--env", "production"], 2, "hint:");
 }
 
 /// A file that claims a host and a path, to be written into an app's folder.

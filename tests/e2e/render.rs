@@ -430,7 +430,7 @@ fn what_is_missing_or_not_carried_is_said_by_its_name() {
     check(&hello, &["--argocd-namespace", "x"], &["--argocd"]);
     check(&hello, &[], &["which image web runs", "--image web=REGISTRY/REPOSITORY@sha256:"]);
     check(&hello, &["--image", "web=registry.example.com/acme/hello:1"], &["a tag moves"]);
-    check(&hello, &["--image", &format!("wep={}", image("hello"))], &["called wep", "its services are web"]);
+    check(&hello, &["--image", &format!("wep={}", image("hello"))], &["called wep", "it runs web"]);
     check(&hello, &["--api", "gate"], &["envoy-gateway"]);
     let said = format!("web={}", image("uploads"));
     let toml = plain("uploads");

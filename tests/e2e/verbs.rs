@@ -20,7 +20,7 @@ fn version_schema_and_completions_need_no_daemon() {
 #[test]
 fn without_a_daemon_the_client_says_so() {
     let bowline = Bowline::new();
-    for args in [["status"].as_slice(), &["logs"], &["events"], &["down"]] {
+    for args in [["status"].as_slice(), &["logs"], &["events"], &["down"], &["down", "shop"]] {
         let said = bowline.fails(args, 4);
         assert!(said.contains("error:") && said.contains("hint:"), "{said}");
     }

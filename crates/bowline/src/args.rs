@@ -29,7 +29,7 @@ pub(crate) use image::{Image, ImageBuild, ImageLoad, ImageLogin, ImagePull, Imag
 pub(crate) use kubernetes::{OfCluster, PodImage, RenderCompose, RenderHelm, RenderKubernetes};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
-pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
+pub(crate) use steer::{Abort, Deploy, Down, Plan, Promote, Releases, Restart, Rollback, Scale};
 pub(crate) use token::{Expires, Login, Token};
 
 /// What was said. Help and version are answered here, and end the process.
@@ -104,8 +104,10 @@ pub(crate) enum Verb {
     /// What a folder is, is found by itself, or said in its bowline.toml. Apps are built, started, and served at
     /// APP.localhost once they are healthy; an unchanged folder starts without being built again.
     Up(Up),
-    /// Stop the daemon of a state and all it runs; data stay
-    Down,
+    /// Stop one app, or the daemon of a state and all it runs; data stay
+    ///
+    /// An app that was stopped stays so until it is brought out again, whatever is restarted meanwhile.
+    Down(Down),
     /// What bringing a folder out would change, what it risks, and the command that does just that
     ///
     /// Nothing is built and nothing changes. The folder is sent as `deploy` sends it, so that the daemon that it is for decides, by what
@@ -269,10 +271,10 @@ impl Verb {
             | Self::Data(_)
             | Self::Exec(_)
             | Self::Run(_) => true,
+            Self::Down(down) => down.app.is_some(),
             Self::Init(_)
             | Self::Check(_)
             | Self::Up(_)
-            | Self::Down
             | Self::Console
             | Self::Login(_)
             | Self::Bench(_)

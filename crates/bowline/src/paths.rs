@@ -85,7 +85,9 @@ impl Paths {
         if state.is_none() && live.state == Path::new(SERVER_STATE) {
             return Err(Fault::new(FaultKind::Invalid, "the only daemon here is the server's")
                 .caused_by(format!("its state is {SERVER_STATE}, and all that it runs would stop"))
-                .hint(format!("if that is meant, name it: bowline down --state {SERVER_STATE}")));
+                .hint(format!(
+                    "`bowline down APP --env ENV` stops one app; all of them: bowline down --state {SERVER_STATE}"
+                )));
         }
         Ok(live)
     }

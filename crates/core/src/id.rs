@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -215,6 +216,14 @@ impl AppKey {
     /// As a command names it: `shop`, and `shop --env production` where it must.
     pub fn command_words(&self) -> String {
         format!("{}{}", self.app, env_option(self.env.as_str()))
+    }
+
+    /// What starts it, after it was stopped, too: `bowline up /home/ann/shop`; elsewhere whoever has its folder does, from there.
+    pub fn command_to_start(&self, folder: &Path) -> String {
+        match self.env.as_str() {
+            crate::route::LOCAL => format!("bowline up {}", folder.display()),
+            env => format!("bowline deploy --env {env}"),
+        }
     }
 
     /// A whole command: `bowline secret set shop token --env production`.

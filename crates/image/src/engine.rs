@@ -82,7 +82,11 @@ impl EngineError {
             Self::Start { program, .. } => fault.hint(format!(
                 "install {program}, or write one file and load it yourself: bowline image load IMAGE --archive FILE"
             )),
-            Self::Failed { .. } | Self::NotOne(_) | Self::Folder(_) | Self::Image(_) => fault,
+            Self::NotOne(program) => {
+                fault.hint(format!("{program} is to build for one platform: look at its settings for several"))
+            }
+            Self::Failed { .. } => fault.hint("what it said is above; called by hand it says the same"),
+            Self::Folder(_) | Self::Image(_) => fault,
         }
     }
 }

@@ -81,6 +81,15 @@ pub(crate) struct Rollback {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// The app to be stopped [default: all, and the daemon]
+    pub(crate) app: Option<String>,
+    /// Its environment
+    #[arg(long, default_value = "local", requires = "app")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Restart {
     /// The app, or one service of it
     #[arg(value_name = "APP[.SERVICE]")]

@@ -145,8 +145,10 @@ fn prune(layout: Layout, ui: &Ui) -> Result<ExitCode, Fault> {
 
 fn sbom(name: &Reference, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     let image = kept(name, layout)?;
-    let none =
-        || Fault::new(FaultKind::Failed, format!("{name} has no bill of materials here: Bowline did not build it"));
+    let none = || {
+        Fault::new(FaultKind::Failed, format!("{name} has no bill of materials here: Bowline did not build it"))
+            .hint("what `bowline image build` makes without a `dockerfile` has one")
+    };
     let bytes = layout.sbom(&image)?.ok_or_else(none)?;
     ui.raw(&String::from_utf8_lossy(&bytes));
     Ok(ExitCode::SUCCESS)

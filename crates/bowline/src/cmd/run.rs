@@ -118,7 +118,7 @@ impl Following {
                     None => break end.await?,
                 },
                 run = &mut end => break run?,
-                _ = tokio::signal::ctrl_c() => return Ok(None),
+                () = self.interrupts.next() => return Ok(None),
             }
         };
         // Its log is complete now. A daemon that ended with it tells no more, and how it ended is known.

@@ -42,7 +42,8 @@ impl Refusal {
 
     pub(crate) fn unknown_app(key: &AppKey) -> Self {
         Self::not_found(
-            Fault::new(FaultKind::Invalid, format!("there is no app {key}")).hint("`bowline status` lists the apps"),
+            Fault::new(FaultKind::Invalid, format!("there is no app {key}"))
+                .hint("`bowline status` lists the apps; one of another environment wants `--env`"),
         )
     }
 

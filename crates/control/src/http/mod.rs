@@ -261,10 +261,10 @@ async fn sent(api: &Api, caller: &Caller, apply: &wire::Apply) -> Result<AppKey,
     Ok(key)
 }
 
-async fn stop(State(api): State<Api>, Path((env, app)): Path<(String, String)>, body: Body) -> Handled {
+async fn stop(State(api): State<Api>, caller: Caller, Path((env, app)): Path<(String, String)>, body: Body) -> Handled {
     let key = app_key(&env, &app)?;
     let wire::Stop { shutdown_when_idle } = read_json(body).await?;
-    api.ask(Request::Stop { key, shutdown_when_idle }).await
+    api.ask(Request::Stop { key, shutdown_when_idle, by_uid: caller.actor() }).await
 }
 
 async fn maintain(

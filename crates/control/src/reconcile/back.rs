@@ -133,8 +133,10 @@ pub(crate) fn has_served(row: &RevisionRecord) -> Result<(), Fault> {
     let (key, number) = (&row.key, row.number);
     match &row.state {
         RevisionState::Retired => Ok(()),
-        RevisionState::Active => Err(refused(key, number, "it is the stable one already")
-            .hint(format!("`bowline releases {}` lists the others", key.command_words()))),
+        RevisionState::Active => Err(refused(key, number, "it is the stable one already").hint(format!(
+            "`bowline releases {}` lists the others; an app that was stopped is started by bringing its folder out",
+            key.command_words()
+        ))),
         RevisionState::Pending => Err(refused(key, number, "it has never served")
             .hint(format!("`bowline releases {}` lists those that have", key.command_words()))),
         RevisionState::Failed { reason } => {

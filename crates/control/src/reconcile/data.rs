@@ -15,7 +15,6 @@ use bowline_core::id::{AppKey, ResourceName};
 use bowline_core::instance::Publish;
 use bowline_core::resource::data::{DataDone, DataId, DataOrder, FillSource, Lease, Measured, Rights, lease_name};
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey, ResourcePhase, ResourceSpec};
-use bowline_core::route::LOCAL;
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 
@@ -217,7 +216,7 @@ impl Loop {
                 let state = seen.map_or_else(|| "stopped".to_owned(), ResourcePhase::describe);
                 let fault = Fault::new(FaultKind::Refused, format!("{id} of {app} does not run")).caused_by(state);
                 Err(fault
-                    .hint(format!("start {} with `bowline up`: its servers run as long as it does", app.app))
+                    .hint(format!("its servers run as long as {} does, which was stopped or never started", app.app))
                     .into())
             }
         }
@@ -252,11 +251,7 @@ impl Loop {
         if replace && !self.is_stopped(key, app, now) {
             let fault = Fault::new(FaultKind::Refused, format!("{key} runs on volume.{volume}"))
                 .caused_by("a volume is replaced only while nothing has it open");
-            let hint = match key.env.as_str() {
-                LOCAL => "stop the app first (Ctrl-C where it runs, or `bowline down`)",
-                _ => "`bowline down` on its machine stops it with all others there; then it is filled from there",
-            };
-            return Err(fault.hint(hint).into());
+            return Err(fault.hint(stop_first(key)).into());
         }
         Ok(app)
     }
@@ -304,7 +299,7 @@ impl Loop {
             }
             Some(Named::Here) if !self.is_stopped(key, app, now) => {
                 let fault = Fault::new(FaultKind::Refused, format!("{key} runs on {id}"));
-                return Err(fault.hint("stop the app first (Ctrl-C where it runs, or `bowline down`)").into());
+                return Err(fault.hint(stop_first(key)).into());
             }
             Some(Named::Here) | None => {}
         }
@@ -507,6 +502,10 @@ fn elsewhere(
     let user = endpoint.user.clone().unwrap_or_else(|| "default".to_owned());
     let event = events::data_lent(resource, &user, rights, None, by_uid, at);
     Ok(Asked::Known(Box::new(Lent { endpoint, until: None, empty: None }), Box::new(event)))
+}
+
+fn stop_first(key: &AppKey) -> String {
+    format!("stop the app first: `bowline down {}`", key.command_words())
 }
 
 fn unread(fault: Fault) -> Fault {

@@ -344,8 +344,15 @@ pub(crate) fn run_ended(finished: &Finished, at: Timestamp) -> NewEvent {
 }
 
 /// `change`: what was under way, and ends with it.
-pub(crate) fn app_stopping(key: &AppKey, change: Option<ChangeId>, at: Timestamp) -> NewEvent {
-    let fields = change.map_or_else(|| json!({}), |change| json!({ "change": change.0 }));
+/// `by_uid`: `None` where the daemon stops it with itself.
+pub(crate) fn app_stopping(key: &AppKey, change: Option<ChangeId>, by_uid: Option<u32>, at: Timestamp) -> NewEvent {
+    let mut fields = json!({});
+    if let Some(change) = change {
+        fields["change"] = change.0.into();
+    }
+    if let Some(uid) = by_uid {
+        fields["by_uid"] = uid.into();
+    }
     event(at, Some(key), "app.stopping", format!("{key} is told to stop"), fields)
 }
 

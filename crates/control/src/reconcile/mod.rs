@@ -299,7 +299,9 @@ impl Loop {
             Request::Plan(apply, scope) => {
                 self.read_folder(ticket, ReadOrder { apply, purpose: Purpose::Plan, scope });
             }
-            Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
+            Request::Stop { key, shutdown_when_idle, by_uid } => {
+                self.stop(ticket, key, (shutdown_when_idle, by_uid), now)
+            }
             Request::Shutdown => self.shut_down(Some(ticket), now),
             Request::HandOver(binary) => self.hand_over(ticket, binary, now),
             Request::Maintain { key, wanted, by_uid } => self.maintain(ticket, key, wanted, by_uid, now),

@@ -69,6 +69,7 @@ pub(crate) enum Request {
     Stop {
         key: AppKey,
         shutdown_when_idle: bool,
+        by_uid: Option<u32>,
     },
     Shutdown,
     /// To the kept copy of this binary.

@@ -227,7 +227,7 @@ impl Loop {
         self.may_change(key)?;
         let stopped = || {
             let fault = Fault::new(FaultKind::Refused, format!("nothing of {key} is meant to run"));
-            Refusal::from(fault.hint(format!("bowline up {}", app.record.folder.display())))
+            Refusal::from(fault.hint(format!("start it: {}", key.command_to_start(&app.record.folder))))
         };
         running(app).ok_or_else(stopped)?;
         app.stable.as_ref().map(|stable| (app, &*stable.release)).ok_or_else(stopped)

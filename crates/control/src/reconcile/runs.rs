@@ -251,8 +251,8 @@ impl Loop {
         let app = self.apps.get(key).ok_or_else(|| Refusal::unknown_app(key))?;
         let refused = |why: &str| Fault::new(FaultKind::Refused, format!("no job of {key} can run: {why}"));
         if app.record.wanted == Wanted::Stopped {
-            let folder = app.record.folder.display();
-            return Err(refused("it is stopped").hint(format!("start it: bowline up {folder}")).into());
+            let start = key.command_to_start(&app.record.folder);
+            return Err(refused("it is stopped").hint(format!("start it: {start}")).into());
         }
         if app.unread.is_some() {
             let why = refused("what it consists of cannot be read");

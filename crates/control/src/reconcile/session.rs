@@ -183,7 +183,7 @@ fn service(app: &AppWorld, wanted: Option<&str>) -> Result<ServiceName, Refusal>
     let key = &app.record.key;
     let release = app.shown().ok_or_else(|| {
         Fault::new(FaultKind::Failed, format!("no release of {key} has been started yet"))
-            .hint(format!("`bowline up {}` does", app.record.folder.display()))
+            .hint(format!("`{}` does", key.command_to_start(&app.record.folder)))
     })?;
     let parts = app.release(release.number()).and_then(|(_, parts)| parts);
     let names: Vec<&ServiceName> = parts.into_iter().flat_map(Parts::services).collect();
@@ -217,7 +217,7 @@ fn service(app: &AppWorld, wanted: Option<&str>) -> Result<ServiceName, Refusal>
 /// A stopped app's databases are stopped, too.
 fn stable(app: &AppWorld, service: &ServiceName) -> Result<Arc<InstanceSpec>, Refusal> {
     let key = &app.record.key;
-    let up = || format!("`bowline up {}` starts it", app.record.folder.display());
+    let up = || format!("`{}` starts it", key.command_to_start(&app.record.folder));
     let stable = app.stable.as_ref().ok_or_else(|| {
         Fault::new(FaultKind::Failed, format!("{key} has no release that got ready")).hint("`bowline status` says why")
     })?;

@@ -33,12 +33,18 @@ pub(crate) struct Ending {
 }
 
 impl Loop {
-    pub(crate) fn stop(&mut self, ticket: Ticket, key: AppKey, shutdown_when_idle: bool, now: Now) {
+    pub(crate) fn stop(
+        &mut self,
+        ticket: Ticket,
+        key: AppKey,
+        (shutdown_when_idle, by_uid): (bool, Option<u32>),
+        now: Now,
+    ) {
         let Some(app) = self.apps.get(&key) else { return self.refuse(ticket, Refusal::unknown_app(&key)) };
         // A phase that is being stored comes first; one that the store has refused is not waited for.
         let stores_phase = app.storing.is_some_and(|job| !self.forget_retry(job));
         if stores_phase || self.is_starting(&key) {
-            self.deferred.push(Input::Asked(ticket, Request::Stop { key, shutdown_when_idle }));
+            self.deferred.push(Input::Asked(ticket, Request::Stop { key, shutdown_when_idle, by_uid }));
             return;
         }
         let Some(app) = self.apps.get_mut(&key) else { return };
@@ -46,7 +52,7 @@ impl Loop {
         let mut writes = vec![
             Write::Wanted(key.clone(), Wanted::Stopped),
             Write::ChangeEnded(key.clone()),
-            Write::Event(events::app_stopping(&key, app.change.as_ref().map(|change| change.id), now.wall)),
+            Write::Event(events::app_stopping(&key, app.change.as_ref().map(|change| change.id), by_uid, now.wall)),
         ];
         writes.extend(interrupted_revision(&key, app));
         self.store(Job::Write(writes), Pending::Stop { key, ticket, shutdown_when_idle });
@@ -196,7 +202,7 @@ impl Loop {
             let mut writes = vec![
                 Write::Wanted(key.clone(), Wanted::Stopped),
                 Write::ChangeEnded(key.clone()),
-                Write::Event(events::app_stopping(key, app.change.as_ref().map(|change| change.id), now.wall)),
+                Write::Event(events::app_stopping(key, app.change.as_ref().map(|change| change.id), None, now.wall)),
             ];
             writes.extend(interrupted_revision(key, app).filter(|_| !ends));
             self.store(Job::Write(writes), Pending::StopForGood);

@@ -78,14 +78,14 @@ fn a_stopped_app_has_its_host_also_at_the_next_daemon() {
     let mut daemon = world.start();
     let shop = write(&world, "shop", "shop.localhost", "/");
     bring_out(&mut world, &mut daemon, &shop, "production", only("shop", "production")).unwrap();
-    world.ask(&mut daemon, Request::Stop { key: key("shop", "production"), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: key("shop", "production"), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     bring_out(&mut world, &mut daemon, &shop, "beta", only("shop", "beta")).unwrap_err();
     drop(daemon);
     let mut daemon = world.start();
     bring_out(&mut world, &mut daemon, &shop, "beta", only("shop", "beta")).unwrap_err();
     bring_out(&mut world, &mut daemon, &shop, "production", only("shop", "production")).unwrap();
-    world.ask(&mut daemon, Request::Stop { key: key("shop", "production"), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: key("shop", "production"), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     bring_out(&mut world, &mut daemon, &shop, "beta", Scope::default()).unwrap();
 }

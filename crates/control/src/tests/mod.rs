@@ -343,7 +343,7 @@ impl World {
     }
 
     fn stop(&mut self, daemon: &mut Daemon) -> Ticket {
-        self.ask(daemon, Request::Stop { key: shop(), shutdown_when_idle: false })
+        self.ask(daemon, Request::Stop { key: shop(), shutdown_when_idle: false, by_uid: None })
     }
 
     fn input(&mut self, daemon: &mut Daemon, input: Input) {

@@ -173,7 +173,7 @@ fn an_apply_is_refused_whose_world_has_moved() {
     let stop = key.clone();
     check_moved(
         move |world, daemon| {
-            world.ask(daemon, Request::Stop { key: stop, shutdown_when_idle: false });
+            world.ask(daemon, Request::Stop { key: stop, shutdown_when_idle: false, by_uid: None });
             world.run(daemon);
         },
         "it was stopped since",

@@ -62,7 +62,7 @@ fn the_picture_stays_until_another_change_begins() {
     assert_eq!((rolled.outcome, rolled.now.weight), (Some(RolloutOutcome::TakenBack), 0));
     assert_eq!(rolled.steps.iter().map(|step| step.began.is_some()).collect::<Vec<_>>(), [true, false]);
 
-    world.ask(&mut daemon, Request::Stop { key: production(), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: production(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     assert_eq!(app(&mut world, &mut daemon).rolled, None, "it is stopped");
 }

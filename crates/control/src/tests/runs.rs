@@ -106,7 +106,7 @@ fn what_is_no_job_is_refused_with_what_to_say() {
     let ticket = world.ask(&mut daemon, Request::StopJob { key: shop(), job: "cleanup".into(), by_uid: None });
     world.run(&mut daemon);
     assert!(world.refusal(ticket).message.contains("no run of job.cleanup"));
-    world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     assert!(refused(&mut world, &mut daemon, "cleanup").message.contains("it is stopped"));
     assert_eq!(world.runs(), [""; 0]);
@@ -221,7 +221,7 @@ fn stopping_an_app_ends_its_runs_and_a_release_without_the_job_does_not() {
     let app = world.status(&mut daemon).apps.remove(0);
     assert_eq!((app.release, app.jobs.len()), (Some(2), 1), "one that runs is shown");
     assert_eq!(app.jobs[0].run.as_ref().map(|run| run.state.as_str()), Some("running"));
-    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false });
+    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     assert!(matches!(world.answer(ticket), Answer::Stopped(_)));
     assert_eq!(world.running(), [""; 0]);
@@ -253,7 +253,7 @@ fn what_is_to_run_before_a_release_runs_first_and_once() {
     assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 1, .. })));
     assert_eq!(world.running(), ["local/shop.web.r1.0.1"]);
     // The same release, started again later.
-    world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     world.apply(&mut daemon);
     world.run(&mut daemon);
@@ -372,7 +372,7 @@ fn a_change_that_is_given_up_takes_it_along() {
     let mut daemon = world.start();
     world.apply(&mut daemon);
     world.run(&mut daemon);
-    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false });
+    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     assert!(matches!(world.answer(ticket), Answer::Stopped(_)));
     assert_eq!(world.running(), [""; 0]);

@@ -183,7 +183,7 @@ fn what_is_brought_out_next_takes_the_place_of_what_cannot_be_read() {
 #[test]
 fn what_cannot_be_read_can_be_stopped() {
     let (mut world, mut daemon) = two();
-    let ticket = world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false });
+    let ticket = world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     assert!(matches!(world.answer(ticket), Answer::Stopped(_)), "{:?}", world.answers[&ticket]);
     assert_eq!(world.running(), ["local/shop.web.r1.0.1"]);
@@ -310,7 +310,7 @@ fn servers_of_what_cannot_be_read_go_on_also_where_a_password_does_not_open() {
     world.run(&mut daemon);
     assert_eq!(world.refusal(ticket).kind, FaultKind::Refused);
     // Stopped, it has none.
-    world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     assert!(daemon.machine.wanted_resources(world.now).is_empty());
 }
@@ -359,7 +359,7 @@ fn what_was_stopped_and_is_brought_out_again_is_read_by_the_next_daemon() {
         bring_out(&mut world, &mut daemon, 1);
         let mut daemon = rewritten(&mut world, daemon, "scales", "web 1 x");
         assert!(notes(&mut world, &mut daemon).contains("cannot be read"));
-        world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false });
+        world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false, by_uid: None });
         world.run(&mut daemon);
         if is_restarted {
             drop(daemon);
@@ -407,7 +407,7 @@ fn data_that_were_kept_before_a_release_stay_where_it_cannot_be_read() {
     let mut daemon = world.start();
     bring_out(&mut world, &mut daemon, 1);
     bring_out(&mut world, &mut daemon, 2);
-    world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     for column in ["artifacts", "state"] {
         world.kept = None;

@@ -192,7 +192,7 @@ fn stop_takes_everything_away_and_start_brings_the_same_release_back() {
     let mut daemon = world.start();
     world.apply(&mut daemon);
     world.run(&mut daemon);
-    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false });
+    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false, by_uid: None });
     assert_eq!(world.run(&mut daemon), End::Quiet);
     assert!(matches!(world.answer(ticket), Answer::Stopped(stopped) if !stopped.daemon));
     assert_eq!((world.running(), world.served()), (Vec::new(), Vec::new()));
@@ -209,7 +209,7 @@ fn the_last_app_that_stops_ends_a_local_daemon() {
     let mut daemon = world.start();
     world.apply(&mut daemon);
     world.run(&mut daemon);
-    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: true });
+    let ticket = world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: true, by_uid: None });
     assert_eq!(world.run(&mut daemon), End::Exited(Ended::Stopped));
     assert!(
         matches!(world.answer(ticket), Answer::Stopped(stopped) if stopped.daemon && stopped.apps == ["local/shop"])
@@ -548,7 +548,7 @@ fn a_secret_in_use_is_not_removed() {
     let refused = world.ask(&mut daemon, remove());
     world.run(&mut daemon);
     assert_eq!(world.refusal(refused).kind, FaultKind::Refused);
-    world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false });
+    world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false, by_uid: None });
     world.run(&mut daemon);
     let removed = world.ask(&mut daemon, remove());
     world.run(&mut daemon);

@@ -28,6 +28,8 @@ const MINIMAL: &str = "-minimal";
 const OPENSSL: &str = "usr/lib/ssl/cert.pem";
 /// The authorities of the package `ca-certificates`, one file each.
 const AUTHORITIES: &str = "usr/share/ca-certificates/";
+/// Which of them the machine has taken its trust from (update-ca-certificates(8)).
+const TRUSTED: &str = "etc/ca-certificates.conf";
 /// All of them, as programs look for them. On the machine a script makes it, of those that were added there, too, which no image may trust unasked; other
 /// files beside it may be keys.
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
@@ -105,7 +107,7 @@ impl Machine {
         for program in &needs.programs {
             self.link(program, &mut base.tree)?;
         }
-        if authorities(&mut base.tree)? {
+        if authorities(&mut base.tree, self.trusted()?.as_ref())? {
             base.tree.put(OPENSSL, Entry::Link(format!("/{BUNDLE}")))?;
         }
         ground(&mut base.tree)?;
@@ -132,9 +134,20 @@ impl Machine {
                 }
             }
         }
-        authorities(&mut base.tree)?;
+        authorities(&mut base.tree, self.trusted()?.as_ref())?;
         ground(&mut base.tree)?;
         Ok(base)
+    }
+
+    /// Authorities of the package that are trusted on the machine, and so by what stands on it. `None`: all of them.
+    fn trusted(&self) -> Result<Option<BTreeSet<String>>, BaseError> {
+        let text = match fs::read_to_string(self.root.join(TRUSTED)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(BaseError::Read { path: format!("/{TRUSTED}"), source }),
+        };
+        let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', '!']));
+        Ok(Some(names.map(|name| format!("{AUTHORITIES}{name}")).collect()))
     }
 
     /// Names of the packages that have what is needed.
@@ -258,9 +271,11 @@ impl Machine {
 }
 
 /// What a package's script makes of its authorities: one after the other, by their names. Whether there are any.
-fn authorities(tree: &mut Tree) -> Result<bool, BaseError> {
+fn authorities(tree: &mut Tree, trusted: Option<&BTreeSet<String>>) -> Result<bool, BaseError> {
     let mut bundle = Vec::new();
-    let all = tree.entries().iter().filter(|(path, _)| path.starts_with(AUTHORITIES) && path.ends_with(".crt"));
+    let is_trusted = |path: &str| trusted.is_none_or(|names| names.contains(path));
+    let is_one = |path: &str| path.starts_with(AUTHORITIES) && path.ends_with(".crt") && is_trusted(path);
+    let all = tree.entries().iter().filter(|(path, _)| is_one(path));
     for (path, entry) in all {
         match entry {
             Entry::File { content: Content::Bytes(bytes), .. } => bundle.extend_from_slice(bytes),
@@ -356,7 +371,8 @@ mod tests {
             ("tzdata.list".to_owned(), "/usr/share/zoneinfo/UTC\n/usr/sbin/tzconfig\n".to_owned()),
             (
                 "ca-certificates.list".to_owned(),
-                "/usr/share/ca-certificates/b.crt\n/usr/share/ca-certificates/a.crt\n".to_owned(),
+                "/usr/share/ca-certificates/b.crt\n/usr/share/ca-certificates/a.crt\n/usr/share/ca-certificates/z/c.crt\n/usr/share/ca-certificates/d.crt\n"
+                    .to_owned(),
             ),
         ];
         for (name, text) in lists {
@@ -376,7 +392,10 @@ mod tests {
         fs::write(at("usr/sbin/tzconfig"), "x").unwrap();
         fs::write(at("etc/ssl/certs/ca-certificates.crt"), "of this machine alone").unwrap();
         fs::write(at("etc/ssl/certs/mail.key"), "a key").unwrap();
-        fs::create_dir_all(at("usr/share/ca-certificates")).unwrap();
+        fs::create_dir_all(at("usr/share/ca-certificates/z")).unwrap();
+        fs::write(at("usr/share/ca-certificates/z/c.crt"), "distrusted here\n").unwrap();
+        fs::write(at("etc/ca-certificates.conf"), "# d.crt\na.crt\nb.crt\n!z/c.crt\n").unwrap();
+        fs::write(at("usr/share/ca-certificates/d.crt"), "distrusted here, too\n").unwrap();
         fs::write(at("usr/share/ca-certificates/a.crt"), "a").unwrap();
         fs::write(at("usr/share/ca-certificates/b.crt"), "b\n").unwrap();
         std::os::unix::fs::symlink("tool-1", at("usr/bin/tool")).unwrap();

@@ -76,7 +76,12 @@ impl From<BaseError> for Fault {
             }
             BaseError::NoLibrary(_) => fault.hint("install the package that has it, and build again"),
             BaseError::NoProgram(_) => fault.hint("say in `run` what the build makes, or install its package"),
-            BaseError::Read { .. } | BaseError::Elf { .. } | BaseError::Architectures { .. } => fault,
+            BaseError::Elf { .. } | BaseError::Architectures { .. } => {
+                fault.hint("build it for this machine's architecture, or say what it stands on by a `dockerfile`")
+            }
+            BaseError::Read { .. } => {
+                fault.hint("make it as a user who may read that, or say what it stands on by a `dockerfile`")
+            }
         }
     }
 }

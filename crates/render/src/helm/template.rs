@@ -79,7 +79,13 @@ impl Template {
 
 /// As YAML, in which what looks like an action of a template is none, and the release's namespace is one.
 fn printed(value: &Value) -> String {
-    literal(&yaml::print(value)).replace(NAMESPACE, "{{ $.Release.Namespace }}")
+    let mut text = literal(&yaml::print(value));
+    // By itself it may look like a number.
+    for before in [": ", "- "] {
+        let quoted = format!("{before}{{{{ $.Release.Namespace | quote }}}}\n");
+        text = text.replace(&format!("{before}{NAMESPACE}\n"), &quoted);
+    }
+    text.replace(NAMESPACE, "{{ $.Release.Namespace }}")
 }
 
 /// Text of a template that comes out as it was.
@@ -111,6 +117,18 @@ fn filled(text: &str, token: &str, hole: &Hole) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_stays_text() {
+        let body = json!({ "all": [NAMESPACE], "host": format!("web.{NAMESPACE}.svc"), "namespace": NAMESPACE });
+        let expected = "\
+all:
+  - {{ $.Release.Namespace | quote }}
+host: web.{{ $.Release.Namespace }}.svc
+namespace: {{ $.Release.Namespace | quote }}
+";
+        assert_eq!(printed(&body), expected);
+    }
 
     #[test]
     fn holes_are_filled_where_they_are() {

@@ -38,7 +38,8 @@ pub(super) async fn build(
     let path = context.join(&file.file);
     if !path.is_file() {
         return Err(Fault::new(FaultKind::Invalid, format!("service.{name}.dockerfile = {:?} is no file", file.file))
-            .caused_by(format!("there is none at {}", path.display())));
+            .caused_by(format!("there is none at {}", path.display()))
+            .hint(format!("paths are below the app's folder: write it, or leave out service.{name}.dockerfile")));
     }
     let builder = match builder {
         Some(builder) => builder,

@@ -70,9 +70,12 @@ pub(super) fn is_known(app: &App, name: &ServiceName) -> Result<(), Fault> {
     if runs(app, name) {
         return Ok(());
     }
-    let known: Vec<String> = app.services.keys().map(ToString::to_string).collect();
+    let services = app.services.keys().map(ToString::to_string);
+    let caches = app.redis.keys().map(|name| format!("redis.{name}"));
+    let databases = app.databases.keys().map(|(kind, name)| format!("{}.{name}", ResourceKind::from(*kind)));
+    let known: Vec<String> = services.chain(databases).chain(caches).collect();
     Err(Fault::new(FaultKind::Invalid, format!("nothing of {} is called {}", app.name, name.spelled()))
-        .hint(format!("its services are {}", known.join(", "))))
+        .hint(format!("it runs {}", known.join(", "))))
 }
 
 fn runs(app: &App, name: &ServiceName) -> bool {
@@ -108,6 +111,17 @@ pub(super) fn say(needs: &[String], notes: &[String], ui: &Ui) {
     }
 }
 
+/// Notes on what lies in `folder` beside what of `files` is written there: an earlier rendering may have left it.
+pub(super) fn strangers(folder: &Path, files: &[bowline_render::File]) -> Vec<String> {
+    let is_written = |path: &Path| files.iter().any(|one| Path::new(&one.path).file_name() == path.file_name());
+    let is_applied = |path: &Path| path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "tpl");
+    let there = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let there: BTreeSet<PathBuf> = there.filter(|path| is_applied(path) && !is_written(path)).collect();
+    let note =
+        |path: PathBuf| format!("{} was not written now: whoever applies the folder applies it, too", path.display());
+    there.into_iter().map(note).collect()
+}
+
 /// Writes them below `dir`, and says so.
 pub(super) fn written(dir: &Path, files: &[bowline_render::File], ui: &Ui) -> Result<Vec<String>, Fault> {
     let mut all = Vec::new();
@@ -118,4 +132,22 @@ pub(super) fn written(dir: &Path, files: &[bowline_render::File], ui: &Ui) -> Re
         all.push(path.display().to_string());
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_rendering_has_left_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["service-web.yaml", "service-old.yaml", "_helpers.tpl", "NOTES.txt"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let written = bowline_render::File { path: "templates/service-web.yaml".to_owned(), text: String::new() };
+        let found = strangers(folder.path(), &[written]);
+        let named = ["_helpers.tpl was not", "service-old.yaml was not"].into_iter().zip(&found);
+        assert!(found.len() == 2 && named.into_iter().all(|(name, note)| note.contains(name)), "{found:?}");
+        assert_eq!(strangers(&folder.path().join("none"), &[]), Vec::<String>::new());
+    }
 }

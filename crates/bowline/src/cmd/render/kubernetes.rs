@@ -8,7 +8,7 @@ use bowline_render::{File, Manifests, application, files, in_waves, kubernetes, 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::app::{Loaded, say, written};
+use super::app::{Loaded, say, strangers, written};
 use crate::args::RenderKubernetes;
 use crate::ui::Ui;
 
@@ -35,12 +35,16 @@ pub(super) fn run(args: RenderKubernetes, ui: &Ui) -> Result<ExitCode, Fault> {
         }
         false => kubernetes(&loaded.input(&apis)).map_err(|refused| refused.fault(&loaded.key))?,
     };
-    let manifests = if argocd.is_some() { in_waves(manifests) } else { manifests };
+    let mut manifests = if argocd.is_some() { in_waves(manifests) } else { manifests };
     // Beside what it names: it is applied where Argo CD is.
     let application = argocd.map(|source| application(&loaded.key, &loaded.app, &source, &argocd_namespace));
     let application = application.map(|one| File { path: "argocd.yaml".to_owned(), text: yaml::print(&one.body) });
     let written = match &out.out {
-        Some(dir) => written(dir, &files(&manifests).into_iter().chain(application).collect::<Vec<_>>(), ui)?,
+        Some(dir) => {
+            let files: Vec<File> = files(&manifests).into_iter().chain(application).collect();
+            manifests.notes.extend(strangers(dir, &files));
+            written(dir, &files, ui)?
+        }
         None => {
             if !ui.is_json() {
                 ui.raw(yaml::print_all(manifests.objects.iter().map(|object| &object.body)).trim_end_matches('\n'));
