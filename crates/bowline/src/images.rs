@@ -24,6 +24,8 @@ const BASES: usize = 8;
 const TEMPORARY: &str = "/tmp";
 /// By which it is told whether a base is still that of this machine.
 const PACKAGES: &str = "/var/lib/dpkg/status";
+/// Which authorities are trusted (update-ca-certificates(8)).
+const AUTHORITIES: &str = "/etc/ca-certificates.conf";
 
 /// Makes one after the other, until nobody can ask any more.
 pub(crate) async fn serve(state: PathBuf, mut calls: mpsc::Receiver<ImageCall>) {
@@ -121,7 +123,9 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
 fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
     let mut key = Sha256::new();
     key.update(format!("{needs:?}"));
-    key.update(fs::read(PACKAGES).unwrap_or_default());
+    for said in [PACKAGES, AUTHORITIES] {
+        key.update(fs::read(said).unwrap_or_default());
+    }
     let key: String = key.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let name = format!("localhost/base:{key}")
         .parse::<Reference>()

@@ -481,9 +481,16 @@ mod tests {
             "etc/ssl/certs/ca-certificates.crt",
             "usr/share/ca-certificates/a.crt",
             "usr/share/ca-certificates/b.crt",
+            "usr/share/ca-certificates/d.crt",
+            "usr/share/ca-certificates/z/c.crt",
             "usr/share/zoneinfo/UTC",
         ];
         assert_eq!(files, expected);
+        let bundle = Entry::File { content: Content::Bytes(b"a\nb\n".as_slice().into()), executable: false };
+        assert_eq!(base.tree.entries().get(BUNDLE), Some(&bundle));
+        fs::remove_file(root.join(TRUSTED)).unwrap();
+        let all = Machine::look(&root).unwrap().data().unwrap();
+        assert_ne!(all.tree.entries().get(BUNDLE), Some(&bundle), "a machine that says nothing trusts them all");
     }
 
     #[test]

@@ -122,10 +122,10 @@ mod tests {
     fn a_namespace_stays_text() {
         let body = json!({ "all": [NAMESPACE], "host": format!("web.{NAMESPACE}.svc"), "namespace": NAMESPACE });
         let expected = "\
+namespace: {{ $.Release.Namespace | quote }}
+host: web.{{ $.Release.Namespace }}.svc
 all:
   - {{ $.Release.Namespace | quote }}
-host: web.{{ $.Release.Namespace }}.svc
-namespace: {{ $.Release.Namespace | quote }}
 ";
         assert_eq!(printed(&body), expected);
     }
