@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::history::{self, Release};
 use crate::object::{Id, Object, Owner};
+use crate::operated;
 use crate::refusal::Refusal;
 use crate::replicas;
 use crate::rollout::now_ms;
@@ -297,6 +298,15 @@ impl Cluster {
         };
         let slow = |_| Refusal::Slow(self.answers);
         tokio::time::timeout(self.answers, read).await.map_err(slow)?
+    }
+
+    /// Pods that an operator has made for this, which bear its labels and not the app's.
+    pub async fn operated(&self, id: &Id) -> Result<Vec<Value>, Refusal> {
+        if id.kind != "Cluster" {
+            return Ok(Vec::new());
+        }
+        let label = operated::OF_CLUSTER.replace('/', "%2F");
+        self.list(&self.core("pods"), &format!("&labelSelector={label}%3D{}", id.name)).await
     }
 
     /// Groups of APIs that are served.
