@@ -130,6 +130,15 @@ pub enum Deletion {
     Found,
 }
 
+/// By what it says of itself.
+fn deletion(now: Option<&Value>, owner: &Owner) -> Deletion {
+    match now.filter(|object| owner.has(object)) {
+        None => Deletion::NotOurs,
+        Some(now) if !now["metadata"]["annotations"][FOUND].is_null() => Deletion::Found,
+        Some(_) => Deletion::Done,
+    }
+}
+
 /// How an object is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct How {
@@ -430,15 +439,21 @@ impl Cluster {
         self.merge(&path, &json!({ "metadata": { "annotations": { FOUND: "true" } } })).await.map(drop)
     }
 
+    /// What would become of something that is deleted.
+    pub(crate) async fn would_delete(&self, id: &Id, owner: &Owner) -> Result<Deletion, Refusal> {
+        match self.path(id) {
+            Some(path) => Ok(deletion(self.find(&path).await?.as_ref(), owner)),
+            None => Ok(Deletion::NotOurs),
+        }
+    }
+
     /// Deletes what is of this owner.
     pub async fn delete(&self, id: &Id, owner: &Owner) -> Result<Deletion, Refusal> {
         let Some(path) = self.path(id) else { return Ok(Deletion::NotOurs) };
-        let Some(now) = self.find(&path).await?.filter(|object| owner.has(object)) else {
-            return Ok(Deletion::NotOurs);
+        let found = self.find(&path).await?;
+        let (Deletion::Done, Some(now)) = (deletion(found.as_ref(), owner), &found) else {
+            return Ok(deletion(found.as_ref(), owner));
         };
-        if !now["metadata"]["annotations"][FOUND].is_null() {
-            return Ok(Deletion::Found);
-        }
         // Whatever has become of it meanwhile is another object.
         let uid = json!({ "uid": now["metadata"]["uid"] });
         let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "preconditions": uid });
