@@ -14,7 +14,7 @@ pub(crate) use slot::PREPARE_LIMIT;
 pub use busy::{Activity, Busy};
 pub use failure::{Failure, FailureCause};
 pub use observation::{
-    DiskObservation, DiskPlace, Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage,
+    Awaited, DiskObservation, DiskPlace, Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage,
     VolumeObservation,
 };
 pub use order::{

@@ -16,12 +16,13 @@
 
 use std::collections::btree_map;
 use std::iter::Peekable;
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff;
 use super::{
-    Failure, FailureCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase,
+    Awaited, Failure, FailureCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase,
     SlotState, SlotStatus, WaitsOn, Wanted,
 };
 use crate::app::Protocol;
@@ -98,8 +99,8 @@ pub(super) struct Slot {
     drain: Duration,
     /// The node has reported this incarnation.
     seen: bool,
-    /// Since when the node makes what it is started from.
-    preparing: Option<Mono>,
+    /// Since when the node waits for what it is started from, and what that is.
+    preparing: Option<(Mono, Awaited)>,
     /// It ran before this machine did.
     inherited: Option<Mono>,
     /// It was ready, or may have been.
@@ -119,7 +120,7 @@ pub(super) struct Slot {
 pub(super) fn is_gone(seen: &InstanceObservation) -> bool {
     match seen.phase {
         Phase::Exited(_) | Phase::Refused(_) => true,
-        Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
+        Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
     }
 }
 
@@ -201,7 +202,7 @@ impl Slot {
         matches!(self.state, State::Draining { .. })
     }
 
-    /// What it is started from is made.
+    /// What it is started from is not there yet.
     pub(super) fn is_preparing(&self) -> bool {
         matches!(self.state, State::Starting { running: None, .. }) && self.preparing.is_some()
     }
@@ -356,11 +357,13 @@ impl Slot {
     fn starting(&mut self, ordered: Mono, running: Option<Mono>, seen: Option<&InstanceObservation>, now: Mono) {
         let up = seen.filter(|seen| matches!(seen.phase, Phase::Running { .. }));
         let Some(seen) = up else {
-            let prepares = seen.is_some_and(|seen| seen.phase == Phase::Preparing);
             let was = self.preparing.take();
-            self.preparing = prepares.then(|| was.unwrap_or(now));
-            // What has been made is started in the time of any other.
-            let ordered = if was.is_some() && !prepares { now } else { ordered };
+            if let Some(InstanceObservation { phase: Phase::Preparing(awaited), .. }) = seen {
+                let same = was.as_ref().filter(|(_, before)| discriminant(before) == discriminant(awaited));
+                self.preparing = Some((same.map_or(now, |(since, _)| *since), awaited.clone()));
+            }
+            // What is there now is started in the time of any other.
+            let ordered = if was.is_some() && self.preparing.is_none() { now } else { ordered };
             self.state = State::Starting { ordered, running };
             let (from, within) = self.start_limit(ordered);
             if now >= from + within {
@@ -389,7 +392,7 @@ impl Slot {
 
     /// How long the node has, and from when on.
     fn start_limit(&self, ordered: Mono) -> (Mono, Duration) {
-        self.preparing.map_or((ordered, START_LIMIT), |since| (since, PREPARE_LIMIT))
+        self.preparing.as_ref().map_or((ordered, START_LIMIT), |(since, _)| (*since, PREPARE_LIMIT))
     }
 
     fn serving(&mut self, seen: Option<&InstanceObservation>, now: Mono) {
@@ -515,8 +518,11 @@ impl Slot {
         match self.state {
             State::Stopped => self.predecessor.clone().map(WaitsOn::Predecessor),
             State::Ready { .. } => None,
-            State::Starting { ordered, running: None } => Some(match self.preparing {
-                Some(since) => WaitsOn::Image { since: now.since(since) },
+            State::Starting { ordered, running: None } => Some(match &self.preparing {
+                Some((since, Awaited::Image)) => WaitsOn::Image { since: now.since(*since) },
+                Some((since, Awaited::Engine { why })) => {
+                    WaitsOn::Engine { why: why.clone(), since: now.since(*since) }
+                }
                 None => WaitsOn::Start { since: now.since(ordered) },
             }),
             State::Starting { running: Some(running), .. } => {
@@ -556,7 +562,7 @@ fn cause(seen: Option<&InstanceObservation>) -> FailureCause {
     match seen.map(|seen| &seen.phase) {
         Some(Phase::Exited(exit)) => FailureCause::Exited(exit.cause.clone()),
         Some(Phase::Refused(fault)) => FailureCause::Refused(fault.clone()),
-        Some(Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) | None => {
+        Some(Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) | None => {
             FailureCause::Lost
         }
     }

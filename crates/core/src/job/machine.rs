@@ -487,7 +487,7 @@ impl Entry {
     /// What the node tells of it.
     fn follow(&mut self, phase: &Phase, now: Moment, effects: &mut Vec<Effect>) {
         match phase {
-            Phase::Preparing => {
+            Phase::Preparing(_) => {
                 let since = *self.preparing.get_or_insert(now.mono);
                 if let State::Recorded { ordered: Some(at) } = &mut self.state
                     && now.mono < since + PREPARE_LIMIT

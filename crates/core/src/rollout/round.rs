@@ -337,7 +337,8 @@ impl Round {
     fn see_made(&mut self, now: Mono) {
         let (RoundPhase::Move(i) | RoundPhase::Restore(i)) = self.place.phase else { return };
         let Some(service) = self.step(i).map(|step| step.service.clone()) else { return };
-        let is_made = |status: &SlotStatus| matches!(status.waits_on, Some(WaitsOn::Image { .. }));
+        let is_made =
+            |status: &SlotStatus| matches!(status.waits_on, Some(WaitsOn::Image { .. } | WaitsOn::Engine { .. }));
         if self.open(i).into_iter().any(|slot| self.status(&service, slot).is_some_and(is_made)) {
             self.made = now;
         }

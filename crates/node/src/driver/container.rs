@@ -5,18 +5,20 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, InstanceId, Port, SlotId};
-use bowline_core::instance::{EnvValue, InstanceSpec, Phase, Reach, SecretFile};
+use bowline_core::instance::{Awaited, EnvValue, InstanceSpec, Phase, Reach, SecretFile};
 use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Context, start};
+use super::{Context, Event, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
 use crate::engine::Listed;
@@ -30,6 +32,10 @@ use crate::{Containers, Engine, ImageRequest, Keep};
 const IMAGE_FORMAT: &str = "1";
 /// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
 const MOST: u64 = 1 << 20;
+/// So many instances ask at once whether their engine answers: each keeps a thread while it hangs.
+const ASK_AT_ONCE: usize = 4;
+/// Before they ask again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// What tells this state's containers from any others.
 const STATE_LABEL: &str = "bowline.state";
 /// Which incarnation one is of.
@@ -43,11 +49,12 @@ pub(crate) struct Engines {
     pub of: Containers,
     /// One image is made at a time: the next one may be the same.
     making: Mutex<()>,
+    asking: Semaphore,
 }
 
 impl Engines {
     pub(super) fn new(of: Containers) -> Self {
-        Self { of, making: Mutex::default() }
+        Self { of, making: Mutex::default(), asking: Semaphore::new(ASK_AT_ONCE) }
     }
 }
 
@@ -64,6 +71,48 @@ pub(super) struct Preparing<'p> {
 /// packages and as its own user.
 pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'c Engines> {
     context.engines.as_ref().filter(|_| spec.reach == Reach::Edge)
+}
+
+/// An engine that is away, or hangs, is waited for: nothing of that is the instance's failure. Not for one that nobody wants any more.
+pub(super) async fn until_it_answers(
+    context: &Context,
+    spec: &InstanceSpec,
+    unwanted: &AtomicBool,
+    told: &mpsc::Sender<Event>,
+) {
+    let Some(engines) = engine(context, spec) else { return };
+    let mut waited = false;
+    while !unwanted.load(Ordering::Relaxed) {
+        let turn = engines.asking.acquire().await;
+        let engine = engines.of.engine.clone();
+        let answer = tokio::task::spawn_blocking(move || engine.answers()).await;
+        drop(turn);
+        let phase = match answer {
+            Ok(Err(error)) => Phase::Preparing(Awaited::Engine { why: error.to_string() }),
+            Ok(Ok(())) | Err(_) => Phase::Starting,
+        };
+        let answers = phase == Phase::Starting;
+        if waited || !answers {
+            // The loop is gone: nobody waits for it.
+            drop(told.send(Event::Prepares(spec.id.clone(), phase)).await);
+        }
+        if answers {
+            return;
+        }
+        waited = true;
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Nothing is begun for one that is to stop.
+pub(super) fn refuse_unwanted(spec: &InstanceSpec, preparing: Preparing<'_>) -> Result<(), Fault> {
+    match (preparing.is_wanted)() {
+        true => Ok(()),
+        false => {
+            let fault = Fault::new(FaultKind::Failed, format!("the container of {} is not started", spec.id));
+            Err(fault.caused_by("nobody wants it any more"))
+        }
+    }
 }
 
 /// What the shim is given; blocks until its image is there.
@@ -279,7 +328,7 @@ fn image(
         return Ok(name);
     }
     // Another one may be made before it.
-    (preparing.tells)(Phase::Preparing);
+    (preparing.tells)(Phase::Preparing(Awaited::Image));
     let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = || match (preparing.is_wanted)() {
         true => Ok(()),
@@ -388,6 +437,13 @@ pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>
     if let Err(error) = removed {
         tracing::debug!(instance = %id, %error, "its container stays until its name is used again");
     }
+}
+
+/// Whether there is an engine that answers, or none is asked for. Blocks.
+pub(super) fn answers(context: &Context) -> bool {
+    let Some(engines) = &context.engines else { return true };
+    let answer = engines.of.engine.answers();
+    answer.inspect_err(|error| tracing::warn!(%error, "what it has of instances that have ended stays for now")).is_ok()
 }
 
 /// Containers of this state that no shim keeps.

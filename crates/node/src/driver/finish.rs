@@ -30,8 +30,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Blocks. Called when the shim is gone; nothing of the tree is left afterwards.
 pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
-    let folder = context.layout.instance(id);
     container::remove(context, id, record);
+    conclude_here(context, id, record)
+}
+
+/// The same, and whatever its engine has of it stays until it answers.
+pub(super) fn conclude_here(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
+    let folder = context.layout.instance(id);
     kill_leftovers(&context.layout.mark(id), Some(&groups(context, id, record)));
     remove_secrets(context, id);
     context.volumes.release(id);

@@ -215,6 +215,11 @@ impl Engine {
         Ok(info.lacks())
     }
 
+    /// Whether anybody is there, whatever is said. Blocks.
+    pub(crate) fn answers(&self) -> Result<(), EngineError> {
+        self.ask(("GET", "/_ping"), Body::Empty, BRIEF_PATIENCE).map(drop)
+    }
+
     pub(crate) fn has_image(&self, name: &str) -> Result<bool, EngineError> {
         let question = ("GET", format!("/images/{name}/json"));
         match self.ask((question.0, &question.1), Body::Empty, PATIENCE)?.status {
