@@ -273,3 +273,34 @@ fn metrics_have_the_names_of_the_field() {
         assert!(metrics.contains(name), "{name}");
     }
 }
+
+/// Another one goes on. It stays stopped whatever dies, and starts when its folder is brought out again.
+#[test]
+fn one_app_is_stopped_and_stays_so() {
+    let bowline = Bowline::new();
+    let folders = ["verbs-one", "verbs-other"].map(|name| bowline.app(name, "plain"));
+    let [one, other] = folders.each_ref().map(|folder| folder.to_str().expect("UTF-8"));
+    let up = |args: &[&str]| {
+        let output = bowline.run(&[&["up", "--detach"], args].concat());
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    up(&[one, "--http", "0", "--https", "0", "--admin", "0"]);
+    up(&[other]);
+    let states = || {
+        let status = bowline.status();
+        ["verbs-one", "verbs-other"].map(|name| {
+            let app = status["apps"].as_array().into_iter().flatten().find(|app| app["app"] == name);
+            app.and_then(|app| app["state"].as_str()).unwrap_or_default().to_owned()
+        })
+    };
+    let down = bowline.run(&["down", "verbs-one"]);
+    assert!(down.status.success() && text(&down).contains("start it again: bowline up"), "{}", text(&down));
+    assert_eq!(states(), ["stopped", "ready"]);
+    assert!(bowline.processes_of("verbs-one").is_empty());
+    bowline.kill_daemon();
+    bowline_tests::wait("the other one is ready", SOON, || (states()[1] == "ready").then_some(()));
+    assert_eq!(states()[0], "stopped", "whatever dies");
+    assert!(bowline.processes_of("verbs-one").is_empty());
+    up(&[one]);
+    assert_eq!(states(), ["ready", "ready"]);
+}
