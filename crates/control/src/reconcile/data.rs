@@ -215,9 +215,9 @@ impl Loop {
                 let (id, app) = (&resource.id, &resource.app);
                 let state = seen.map_or_else(|| "stopped".to_owned(), ResourcePhase::describe);
                 let fault = Fault::new(FaultKind::Refused, format!("{id} of {app} does not run")).caused_by(state);
-                Err(fault
-                    .hint(format!("its servers run as long as {} does, which was stopped or never started", app.app))
-                    .into())
+                let start = self.apps.get(app).map(|known| app.command_to_start(&known.record.folder));
+                let start = start.map_or_else(String::new, |start| format!(", which `{start}` starts"));
+                Err(fault.hint(format!("its servers run as long as {} does{start}", app.app)).into())
             }
         }
     }
