@@ -212,6 +212,14 @@ pub fn env_option(env: &str) -> String {
     }
 }
 
+/// What brings the folder out that one is in.
+pub fn start_command(env: &str) -> String {
+    match env {
+        crate::route::LOCAL => "bowline up".to_owned(),
+        env => format!("bowline deploy --env {env}"),
+    }
+}
+
 impl AppKey {
     /// As a command names it: `shop`, and `shop --env production` where it must.
     pub fn command_words(&self) -> String {
@@ -220,10 +228,8 @@ impl AppKey {
 
     /// What starts it, after it was stopped, too: `bowline up /home/ann/shop`; elsewhere whoever has its folder does, from there.
     pub fn command_to_start(&self, folder: &Path) -> String {
-        match self.env.as_str() {
-            crate::route::LOCAL => format!("bowline up {}", folder.display()),
-            env => format!("bowline deploy --env {env}"),
-        }
+        let command = start_command(self.env.as_str());
+        if self.env.as_str() == crate::route::LOCAL { format!("{command} {}", folder.display()) } else { command }
     }
 
     /// A whole command: `bowline secret set shop token --env production`.

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use bowline_api::wire;
 use bowline_core::fault::Fault;
-use bowline_core::route::LOCAL;
+use bowline_core::id::start_command;
 
 use super::command_words;
 use crate::interrupts::{INTERRUPTED, Interrupts};
@@ -42,7 +42,6 @@ pub(super) async fn one(env: &str, app: &str, target: &Target, ui: &Ui) -> Resul
     drop(progress);
     ui.object(&stopped);
     ui.say(format!("  {} {env}/{app}; data stay", ui.paint(Tone::Faint, "stopped")));
-    let start = if env == LOCAL { "bowline up".to_owned() } else { format!("bowline deploy --env {env}") };
-    ui.say(format!("  start it again: {start}, in its folder"));
+    ui.say(format!("  start it again: {}, in its folder", start_command(env)));
     Ok(ExitCode::SUCCESS)
 }

@@ -2,9 +2,8 @@
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::AppKey;
+use bowline_core::id::{AppKey, start_command};
 use bowline_core::rollout::{Input as RolloutInput, RoundInput};
-use bowline_core::route::LOCAL;
 
 use super::Loop;
 use super::change::Stage;
@@ -57,15 +56,8 @@ impl Loop {
     }
 }
 
-fn begins_anew(key: &AppKey) -> String {
-    match key.env.as_str() {
-        LOCAL => "`bowline up`".to_owned(),
-        env => format!("`bowline deploy --env {env}`"),
-    }
-}
-
 fn aborted(key: &AppKey) -> Fault {
-    Fault::new(FaultKind::Failed, format!("the change of {key} was aborted"))
-        .caused_by("somebody asked for it")
-        .hint(format!("`bowline events {}` says who; {} begins anew", key.command_words(), begins_anew(key)))
+    Fault::new(FaultKind::Failed, format!("the change of {key} was aborted")).caused_by("somebody asked for it").hint(
+        format!("`bowline events {}` says who; `{}` begins anew", key.command_words(), start_command(key.env.as_str())),
+    )
 }
