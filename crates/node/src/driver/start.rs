@@ -161,28 +161,30 @@ fn run_shim(context: &Context, id: &InstanceId, exe: &Path, config: &Config) -> 
     let patience = if config.container.is_some() { ENGINE_WITHIN } else { ANSWER_WITHIN };
     let reply = spawn_shim(exe, config).and_then(|mut shim| read_reply(&mut shim, id, patience));
     reach(Point::InstanceStarted);
-    let cgroup = config.cgroup.as_ref();
     match reply {
         Ok(Reply::Started(record)) => Ok(record),
+        Ok(Reply::Refused(refusal)) if config.container.is_none() => {
+            abandon(context, id, config.cgroup.as_ref());
+            Err(refusal.into())
+        }
         Ok(Reply::Refused(refusal)) => {
-            if config.container.is_some() {
-                give_up_container(context, id);
-            }
-            abandon(context, id, cgroup);
+            give_up_container(context, id);
+            abandon(context, id, None);
             Err(refusal.into())
         }
         Err(fault) => {
-            if config.container.is_some() {
-                give_up_container(context, id);
+            match config.container {
+                Some(_) => give_up_container(context, id),
+                None => finish::kill_leftovers(&context.layout.mark(id), config.cgroup.as_ref()),
             }
-            finish::kill_leftovers(&context.layout.mark(id), cgroup);
-            abandon(context, id, cgroup);
+            abandon(context, id, config.cgroup.as_ref());
             Err(fault)
         }
     }
 }
 
-/// Whoever might still ask the engine for a container ends first.
+/// Whoever might still ask the engine for a container ends first. One that was started, and could neither be held nor removed since the
+/// engine went away, is nobody's: what runs in it is killed here.
 fn give_up_container(context: &Context, id: &InstanceId) {
     let record = Record::read(&context.layout.instance(id)).ok().flatten();
     if let Some(shim) = record.as_ref().and_then(adopt::alive) {
@@ -192,6 +194,7 @@ fn give_up_container(context: &Context, id: &InstanceId) {
         shim.reap();
     }
     container::remove(context, id, record.as_ref());
+    finish::kill_leftovers(&context.layout.mark(id), None);
 }
 
 /// A file system for what it writes outside of volumes. `None`: only root mounts one, in a namespace, with mkfs.
@@ -389,5 +392,25 @@ fn read_all(shim: &mut Child, patience: Duration) -> io::Result<Vec<u8>> {
             0 => return Ok(text),
             length => text.extend_from_slice(&chunk[..length]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Containers, Engine, NodeConfig};
+
+    #[test]
+    fn what_a_shim_started_and_could_not_hold_is_killed_though_its_engine_is_away() {
+        let root = tempfile::tempdir().unwrap();
+        let (images, _calls) = tokio::sync::mpsc::channel(1);
+        let containers = Containers { engine: Engine::at(root.path().join("nowhere.sock")), images };
+        let config = NodeConfig::new(root.path().to_owned(), root.path().join("run"), "unused".into());
+        let context = Context::new(NodeConfig { containers: Some(containers), ..config });
+        let id: InstanceId = "local/shop.web.r3.0.1".parse().unwrap();
+        let mut left = Command::new("sleep").arg("60").env(MARK, context.layout.mark(&id)).spawn().unwrap();
+        give_up_container(&context, &id);
+        let ended = std::os::unix::process::ExitStatusExt::signal(&left.wait().unwrap());
+        assert_eq!(ended, Some(libc::SIGKILL));
     }
 }
