@@ -28,7 +28,7 @@ const SHARE_OF_PROCESSES: u32 = 32;
 /// And at least so many.
 const MIN_PROCESSES: u32 = 256;
 /// The period over which processor time is measured out (the kernel's own default).
-const CPU_PERIOD_US: u64 = 100_000;
+pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel refuses less than one millisecond per period.
 const CPU_MIN_QUOTA_US: u64 = 1_000;
 /// Of the files that are read here, with room to spare: `memory.stat` has some 2,000 bytes.
@@ -303,7 +303,7 @@ fn set_limits(made: &Membership, limits: &Limits) -> Vec<String> {
         None => Err(io::ErrorKind::NotFound.into()),
     });
     let cpu = limits.cpu.map(|cpu| match &made.cpu {
-        Some((version, folder)) => set_cpu(*version, folder, u64::from(cpu.0) * CPU_PERIOD_US / 1000),
+        Some((version, folder)) => set_cpu(*version, folder, cpu_quota_us(cpu.0)),
         None => Err(io::ErrorKind::NotFound.into()),
     });
     let pids = match &made.pids {
@@ -339,8 +339,12 @@ fn bound_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-fn set_cpu(version: Version, folder: &Path, quota_us: u64) -> io::Result<()> {
-    let quota = quota_us.max(CPU_MIN_QUOTA_US);
+/// Of each period, for so many thousandths of a processor.
+pub(crate) fn cpu_quota_us(cpu: u32) -> u64 {
+    (u64::from(cpu) * CPU_PERIOD_US / 1000).max(CPU_MIN_QUOTA_US)
+}
+
+fn set_cpu(version: Version, folder: &Path, quota: u64) -> io::Result<()> {
     match version {
         Version::One => {
             fs::write(folder.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;

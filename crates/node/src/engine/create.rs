@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::cage::entry::OPEN_FILES;
+use crate::cgroup;
 
 /// Where a container finds what its shim has left for it: how it starts, its secret files, where its output goes.
 pub(crate) const GIVEN: &str = "/run/bowline";
@@ -21,8 +22,8 @@ pub(crate) const SECRETS: &str = "secrets";
 const TEMPORARY: u64 = 256 << 20;
 /// Open files, as engines call them.
 pub(crate) const FILES: &str = "nofile";
-/// Processors are counted out in billionths.
-const NANOS_PER_MILLI: u64 = 1_000_000;
+/// Docker takes no lower limit of memory.
+pub(crate) const LEAST_MEMORY: u64 = 6 << 20;
 
 /// A container as it is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,7 +34,7 @@ pub(crate) struct Wanted {
     pub workdir: PathBuf,
     pub labels: BTreeMap<String, String>,
     pub mounts: Vec<Bind>,
-    /// In bytes.
+    /// In bytes; less than [`LEAST_MEMORY`] is as much as that.
     pub memory: Option<u64>,
     /// In thousandths of a processor.
     pub cpu: Option<u32>,
@@ -85,8 +86,11 @@ struct HostConfig<'w> {
     /// Memory and swap together.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_swap: Option<u64>,
+    /// In microseconds. Not `NanoCpus`, of which Docker takes no more than the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
-    nano_cpus: Option<u64>,
+    cpu_period: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_quota: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -123,7 +127,8 @@ struct Ulimit {
 impl Wanted {
     /// As the engine reads it.
     pub(crate) fn request(&self) -> serde_json::Result<serde_json::Value> {
-        let temporary = self.memory.map_or(TEMPORARY, |memory| memory / 2);
+        let memory = self.memory.map(|memory| memory.max(LEAST_MEMORY));
+        let temporary = memory.map_or(TEMPORARY, |memory| memory / 2);
         let limit = |(name, most): (&'static str, u64)| match name {
             // As without a container: some programs walk through all that they may have.
             FILES => Ulimit { name, soft: most.min(OPEN_FILES), hard: most },
@@ -160,9 +165,10 @@ impl Wanted {
                 shm_size: temporary,
                 // Core files hold secrets.
                 ulimits: self.most.into_iter().chain([("core", 0)]).map(limit).collect(),
-                memory: self.memory,
-                memory_swap: self.memory,
-                nano_cpus: self.cpu.map(|cpu| u64::from(cpu) * NANOS_PER_MILLI),
+                memory,
+                memory_swap: memory,
+                cpu_period: self.cpu.map(|_| cgroup::CPU_PERIOD_US),
+                cpu_quota: self.cpu.map(cgroup::cpu_quota_us),
             },
         })
     }
@@ -222,13 +228,18 @@ mod tests {
                 ],
                 "Memory": 67_108_864,
                 "MemorySwap": 67_108_864,
-                "NanoCpus": 1_500_000_000,
+                "CpuPeriod": 100_000,
+                "CpuQuota": 150_000,
             },
         });
         assert_eq!(wanted.request().unwrap(), expected);
+        // As little as the engine and the kernel take.
+        let least = Wanted { memory: Some(1), cpu: Some(1), ..wanted.clone() }.request().unwrap();
+        let least = ["Memory", "MemorySwap", "CpuQuota"].map(|key| least["HostConfig"][key].as_u64());
+        assert_eq!(least, [Some(6 << 20), Some(6 << 20), Some(1_000)]);
         let unbounded = Wanted { memory: None, cpu: None, ..wanted }.request().unwrap();
         let host = unbounded["HostConfig"].as_object().unwrap();
-        assert!(["Memory", "MemorySwap", "NanoCpus"].iter().all(|key| !host.contains_key(*key)));
+        assert!(["Memory", "MemorySwap", "CpuPeriod", "CpuQuota"].iter().all(|key| !host.contains_key(*key)));
         assert!(host["Tmpfs"]["/tmp"].as_str().unwrap().ends_with("size=268435456"));
     }
 }
