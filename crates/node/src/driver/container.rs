@@ -19,11 +19,11 @@ use tokio::sync::oneshot;
 use super::{Context, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
-use crate::engine::Listed;
-use crate::engine::create::{Bind, FILES, GIVEN, SECRETS, Wanted};
+use crate::engine::{EngineError, Listed, PATIENCE};
+use crate::engine::create::{Bind, FILES, GIVEN, LEAST_MEMORY, SECRETS, Wanted};
 use crate::layout::{self, Layout};
 use crate::procfs;
-use crate::shim::contract::{Clear, Container, Entry, Record};
+use crate::shim::contract::{Clear, Contained, Container, Entry, Record};
 use crate::{Containers, Engine, ImageRequest, Keep};
 
 /// Of the images that are made: another number, and all are made anew.
@@ -128,8 +128,10 @@ pub(super) fn unenforced(engines: &Engines, spec: &InstanceSpec) -> Result<Vec<S
         CPU_LIMIT => spec.limits.cpu.is_some(),
         _ => true,
     };
-    let lacks = engines.of.engine.look().map_err(|error| error.fault(format!("cannot start {}", spec.id)))?;
-    Ok(lacks.into_iter().filter(is_asked).collect())
+    let lacks = engines.of.engine.lacks(PATIENCE).map_err(|error| error.fault(format!("cannot start {}", spec.id)))?;
+    let is_less = spec.limits.memory.is_some_and(|memory| memory.0 < LEAST_MEMORY);
+    let less = (is_less && !lacks.iter().any(|lack| lack == MEMORY_LIMIT)).then(|| MEMORY_LIMIT.to_owned());
+    Ok(lacks.into_iter().filter(is_asked).chain(less).collect())
 }
 
 /// Of a slot, so that an engine runs one copy of it, whoever asks.
@@ -340,7 +342,8 @@ fn collect_containers(layout: &Layout, engine: &Engine) {
     };
     let is_left = |one: &&Listed| {
         let id = one.label(INSTANCE_LABEL).and_then(|id| id.parse::<InstanceId>().ok());
-        id.is_some_and(|id| !layout.instance(&id).exists())
+        // Not those of a disk that does not answer.
+        id.is_some_and(|id| matches!(layout.instance(&id).try_exists(), Ok(false)))
     };
     // Not by name: the next incarnation has the same.
     for one in all.iter().filter(is_left) {
@@ -377,17 +380,22 @@ pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>
     if ResourceKey::of_slot(&id.slot).is_some() {
         return;
     }
-    let engine = match (record.and_then(|record| record.container.as_ref()), &context.engines) {
-        (Some(container), _) => Engine::at(container.socket.clone()),
-        (None, Some(engines)) => engines.of.engine.clone(),
-        (None, None) => return,
+    let kept = record.and_then(|record| record.container.as_ref());
+    let removed = match (kept, &context.engines) {
+        (Some(Contained { socket, id: Some(own), .. }), _) => Engine::at(socket.clone()).remove(own),
+        // Who died before it could say which one it was, or was of an earlier version.
+        (_, Some(engines)) => remove_labelled(&engines.of.engine, &context.layout.hash(), id),
+        (_, None) => return,
     };
-    // Not by name: the next incarnation may have it already.
-    let own = engine.containers(&format!("{INSTANCE_LABEL}={id}"));
-    let removed = own.and_then(|own| own.iter().try_for_each(|one| engine.remove(&one.id)));
     if let Err(error) = removed {
         tracing::debug!(instance = %id, %error, "its container stays until its name is used again");
     }
+}
+
+/// Not by name: the next incarnation may have it already. And not by its instance alone: another state may have one that is called so.
+fn remove_labelled(engine: &Engine, state: &str, id: &InstanceId) -> Result<(), EngineError> {
+    let (all, id) = (engine.containers(&format!("{STATE_LABEL}={state}"))?, id.to_string());
+    all.iter().filter(|one| one.label(INSTANCE_LABEL) == Some(&id)).try_for_each(|one| engine.remove(&one.id))
 }
 
 /// Containers of this state that no shim keeps.
@@ -456,6 +464,28 @@ mod tests {
         collect_containers(&layout, &engine);
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
+    }
+
+    #[test]
+    fn what_an_incarnation_has_left_is_of_its_own_state() {
+        let (engine, asked, _folder) = crate::engine::fake::engine(&[
+            (
+                "GET /containers/json?all=true&filters=%7B%22label%22%3A%5B%22bowline.state%3Down%22%5D%7D",
+                200,
+                r#"[{"Id":"own","Names":["/a"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
+                    {"Id":"next","Names":["/a"],"Labels":{"bowline.instance":"local/shop.web.r3.0.2"}}]"#,
+            ),
+            // Of all states.
+            (
+                "GET /containers/json",
+                200,
+                r#"[{"Id":"foreign","Names":["/b"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}}]"#,
+            ),
+            ("DELETE ", 204, ""),
+        ]);
+        remove_labelled(&engine, "own", &"local/shop.web.r3.0.1".parse().unwrap()).unwrap();
+        let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
+        assert_eq!(asked, ["DELETE /containers/own?force=true&v=true"]);
     }
 
     #[test]

@@ -20,9 +20,9 @@ use crate::shim::contract::Refusal;
 use http::{Answer, Body};
 
 /// What an engine under load may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What a daemon that begins waits for one that hangs: what runs is taken up before anything else.
-const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// What a daemon that begins waits for one that hangs: what runs is taken up before anything else. And a shim that is told to end.
+pub(crate) const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
 /// To kill and unmount a container; an engine goes on with it when nobody waits any more.
 const REMOVED_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks at what an engine is about to do.
@@ -102,7 +102,7 @@ pub(crate) enum State {
         code: i32,
         out_of_memory: bool,
     },
-    /// There is none of this name.
+    /// There is none.
     Gone,
 }
 
@@ -124,12 +124,18 @@ struct Info {
 }
 
 impl Info {
-    fn has_option(&self, name: &str) -> bool {
-        self.security_options.iter().flatten().any(|option| option.split(',').any(|part| part == name))
+    /// Each one is told as `name=NAME,KEY=VALUE…`.
+    fn options(&self) -> impl Iterator<Item = Vec<&str>> {
+        self.security_options.iter().flatten().map(|option| option.split(',').collect())
     }
 
     fn is_rootless(&self) -> bool {
-        self.rootless || self.has_option("name=rootless")
+        self.rootless || self.options().any(|option| option.contains(&"name=rootless"))
+    }
+
+    /// One may be there that lets everything through.
+    fn filters_calls(&self) -> bool {
+        self.options().any(|option| option.contains(&"name=seccomp") && !option.contains(&"profile=unconfined"))
     }
 
     /// What it cannot enforce.
@@ -138,7 +144,7 @@ impl Info {
             (self.memory_limit, MEMORY_LIMIT),
             (self.cpu_cfs_quota, CPU_LIMIT),
             (self.pids_limit, PROCESS_LIMIT),
-            (self.has_option("name=seccomp"), Lack::Calls.name()),
+            (self.filters_calls(), Lack::Calls.name()),
         ];
         has.into_iter().filter(|(has, _)| !has).map(|(_, what)| what.to_owned()).collect()
     }
@@ -189,6 +195,12 @@ struct ListedImage {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
 struct Said {
     message: String,
 }
@@ -202,13 +214,17 @@ impl Engine {
         &self.socket
     }
 
-    /// What it cannot enforce. Blocks.
+    /// What it cannot enforce, for a daemon that begins. Blocks, and not for long.
     ///
     /// # Errors
     /// It does not answer, or is none whose containers are reached from here.
     pub fn look(&self) -> Result<Vec<String>, EngineError> {
-        let question = ("GET", "/info");
-        let info: Info = understood("GET /info", &self.taken(question, Body::Empty, BRIEF_PATIENCE)?)?;
+        self.lacks(BRIEF_PATIENCE)
+    }
+
+    /// The same for an instance that starts: an engine under load takes its time.
+    pub(crate) fn lacks(&self, patience: Duration) -> Result<Vec<String>, EngineError> {
+        let info: Info = understood("GET /info", &self.taken(("GET", "/info"), Body::Empty, patience)?)?;
         if info.is_rootless() {
             return Err(EngineError::Rootless { socket: self.socket.clone() });
         }
@@ -248,22 +264,24 @@ impl Engine {
         self.taken(("DELETE", &format!("/images/{name}")), Body::Empty, PATIENCE).map(drop)
     }
 
-    /// What had the name before is gone: whoever asks holds the lock of the slot.
-    pub(crate) fn create(&self, name: &str, request: &serde_json::Value) -> Result<(), EngineError> {
+    /// The id of the new container, by which it is found whatever it is named later. What had the name before is gone: whoever asks
+    /// holds the lock of the slot.
+    pub(crate) fn create(&self, name: &str, request: &serde_json::Value) -> Result<String, EngineError> {
         self.remove(name)?;
         let body = request.to_string();
         let path = format!("/containers/create?name={name}");
-        self.taken(("POST", &path), Body::Json(body.as_bytes()), PATIENCE).map(drop)
+        let answer = self.taken(("POST", &path), Body::Json(body.as_bytes()), PATIENCE)?;
+        understood(&format!("POST {path}"), &answer).map(|Created { id }| id)
     }
 
-    pub(crate) fn start(&self, name: &str) -> Result<(), EngineError> {
+    pub(crate) fn start(&self, id: &str) -> Result<(), EngineError> {
         // 304: it runs already.
-        self.taken(("POST", &format!("/containers/{name}/start")), Body::Empty, PATIENCE).map(drop)
+        self.taken(("POST", &format!("/containers/{id}/start")), Body::Empty, PATIENCE).map(drop)
     }
 
-    pub(crate) fn state(&self, name: &str) -> Result<State, EngineError> {
-        let path = format!("/containers/{name}/json");
-        let answer = self.ask(("GET", &path), Body::Empty, PATIENCE)?;
+    pub(crate) fn state(&self, id: &str, patience: Duration) -> Result<State, EngineError> {
+        let path = format!("/containers/{id}/json");
+        let answer = self.ask(("GET", &path), Body::Empty, patience)?;
         if answer.status == 404 {
             return Ok(State::Gone);
         }
@@ -375,7 +393,7 @@ mod tests {
             ("GET /info", 200, r#"{"SecurityOptions":["name=rootless"]}"#),
         ]);
         assert!(engine.remove("a").is_ok() && engine.start("a").is_ok());
-        assert_eq!(engine.state("a").unwrap(), State::Gone);
+        assert_eq!(engine.state("a", PATIENCE).unwrap(), State::Gone);
         assert!(!engine.has_image("localhost/x:1").unwrap());
         let fault = engine.look().unwrap_err().fault("instances cannot run in containers");
         assert!(fault.causes[0].ends_with("runs without root") && fault.hint.is_some(), "{fault:?}");
@@ -412,6 +430,8 @@ mod tests {
         assert_eq!(info.lacks(), [PROCESS_LIMIT, Lack::Calls.name()]);
         let whole = r#"{"MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=apparmor","name=seccomp,profile=default"]}"#;
         assert_eq!(serde_json::from_str::<Info>(whole).unwrap().lacks(), [""; 0]);
+        let idle = r#"{"MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=seccomp,profile=unconfined"]}"#;
+        assert_eq!(serde_json::from_str::<Info>(idle).unwrap().lacks(), [Lack::Calls.name()], "a filter of nothing");
         let is_rootless = |text: &str| serde_json::from_str::<Info>(text).unwrap().is_rootless();
         assert!(!is_rootless(r#"{"SecurityOptions":["name=seccomp,profile=default"],"Rootless":false}"#));
         assert!(!is_rootless(r#"{"SecurityOptions":null}"#));

@@ -111,7 +111,11 @@ pub(crate) struct Container {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Contained {
     pub socket: PathBuf,
+    /// As its slot names it.
     pub name: String,
+    /// As its engine does; `None`: an earlier version did not ask.
+    #[serde(default)]
+    pub id: Option<String>,
     /// Its first process, as this machine numbers it.
     pub pid: u32,
     /// Made by the engine, and its to remove.
