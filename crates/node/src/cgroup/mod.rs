@@ -68,6 +68,28 @@ impl Membership {
         Doors { of: self, open: self.folders.iter().map(open).collect() }
     }
 
+    /// Those of them that are called so, or lie below one that is: an engine that makes no groups leaves a container in somebody else's.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        let is_named = |folder: &Path| folder.iter().any(|part| part.to_string_lossy().contains(name));
+        let file = |folder: &Option<PathBuf>| folder.clone().filter(|folder| is_named(folder));
+        let limit = |of: &Option<(Version, PathBuf)>| of.clone().filter(|(_, folder)| is_named(folder));
+        Self {
+            folders: self.folders.iter().filter(|folder| is_named(folder)).cloned().collect(),
+            memory: limit(&self.memory),
+            cpu: limit(&self.cpu),
+            pids: file(&self.pids),
+            kill: file(&self.kill),
+        }
+    }
+
+    /// Nothing of it outlives one that was killed for want of memory, where the kernel knows how (version 2).
+    pub(crate) fn die_as_one(&self) {
+        if let Some((Version::Two, folder)) = &self.memory {
+            // It is as it was without that.
+            drop(set_as_one(folder));
+        }
+    }
+
     /// Kills every process in it, forks in progress included.
     pub(crate) fn kill(&self) {
         if let Some(folder) = &self.kill {
@@ -321,9 +343,13 @@ fn set_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
     bound_memory(version, folder, bytes)?;
     match version {
         Version::One => Ok(()),
-        // An app that lost one worker at random is in no state that anyone tested: all of it, or none.
-        Version::Two => set_if_there(&folder.join("memory.oom.group"), "1"),
+        Version::Two => set_as_one(folder),
     }
+}
+
+/// An app that lost one worker at random is in no state that anyone tested: all of it, or none.
+fn set_as_one(folder: &Path) -> io::Result<()> {
+    set_if_there(&folder.join("memory.oom.group"), "1")
 }
 
 fn bound_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
@@ -410,6 +436,36 @@ fn look(path: &Path, find: impl Fn(&str) -> Option<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_groups_of_its_own_are_a_containers() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |folder: &str| {
+            let folder = root.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("memory.oom.group"), "0").unwrap();
+            folder
+        };
+        let (own, others) = (at("system.slice/docker-4f0c9d2e7a.scope"), at("system.slice/podman.service"));
+        let two = |folder: &PathBuf| Some((Version::Two, folder.clone()));
+        let all = Membership {
+            folders: vec![own.clone(), others.clone()],
+            memory: two(&own),
+            cpu: two(&others),
+            pids: Some(own.clone()),
+            kill: Some(others),
+        };
+        let named = all.named("4f0c9d2e7a");
+        let expected = Membership {
+            folders: vec![own.clone()],
+            memory: two(&own),
+            pids: Some(own.clone()),
+            ..Membership::default()
+        };
+        assert_eq!((named.clone(), all.named("5e00aa11bb")), (expected, Membership::default()));
+        named.die_as_one();
+        assert_eq!(fs::read_to_string(own.join("memory.oom.group")).unwrap(), "1");
+    }
 
     #[test]
     fn a_counter_is_found_among_others_and_nowhere_else() {

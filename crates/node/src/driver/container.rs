@@ -66,6 +66,11 @@ pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'
     context.engines.as_ref().filter(|_| spec.reach == Reach::Edge)
 }
 
+/// Whether this instance is a container; the servers of databases run beside them.
+pub(super) fn is_one(context: &Context, id: &InstanceId) -> bool {
+    context.engines.is_some() && ResourceKey::of_slot(&id.slot).is_none()
+}
+
 /// What the shim is given; blocks until its image is there.
 pub(super) fn prepare(
     context: &Context,

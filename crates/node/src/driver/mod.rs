@@ -8,6 +8,7 @@ pub(crate) mod adopt;
 pub(crate) mod container;
 pub(crate) mod finish;
 mod keep;
+mod measure;
 pub(crate) mod pidfd;
 mod port;
 mod script;
@@ -39,7 +40,7 @@ use crate::disk::{self, Space};
 use crate::health;
 use crate::layout::Layout;
 use crate::procfs;
-use crate::shim::contract::{self, Record};
+use crate::shim::contract::Record;
 use crate::volume::Volumes;
 use adopt::Found;
 use container::Preparing;
@@ -474,7 +475,7 @@ impl Driver {
     fn tick(&mut self) {
         let live = self.live();
         self.beside(move |context| {
-            let instances = live.into_iter().map(|(id, r)| measure(context, id, &r)).collect();
+            let instances = live.into_iter().map(|(id, r)| measure::one(context, id, &r)).collect();
             let space = Space::of(&context.layout.state).ok();
             Event::Measured(Measured { instances, volumes: context.volumes.observe(), space })
         });
@@ -588,13 +589,4 @@ async fn poll_exit(shim: &Pidfd) {
     while !shim.has_ended() {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-}
-
-fn measure(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
-    let groups = record.container.as_ref().map(|container| &container.groups).or(record.cgroup.as_ref());
-    let counted = groups.and_then(|groups| groups.usage());
-    let first = record.container.as_ref().map_or(record.pid, |container| container.pid);
-    let usage = counted.unwrap_or_else(|| procfs::usage_below(first));
-    let dropped = contract::read_dropped(&context.layout.instance(&id));
-    (id, usage, dropped)
 }

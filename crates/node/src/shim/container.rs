@@ -111,6 +111,9 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
     let pid = main.as_ref().map_or(0, |(_, pid)| *pid);
     let (socket_of, name) = (container.socket.clone(), container.name.clone());
     let groups = Membership::of_process(pid);
+    if config.memory.is_some() {
+        groups.named(&id).die_as_one();
+    }
     let contained = Contained { socket: socket_of, name, id: Some(id.clone()), pid, groups: groups.clone() };
     log.line(now_ms(), Tag::Bowline, format!("started: container {}, port {}", container.name, config.port).as_bytes());
     log.flush();
@@ -295,8 +298,9 @@ impl Shim {
         let held = self.main.as_ref().map(|(_, pid)| *pid);
         let (mut deadline, mut pause) = (None, LOOK_AGAIN);
         loop {
-            // No longer than whoever tells it to end waits for it.
-            let state = self.engine.state(&self.id, BRIEF_PATIENCE);
+            // Whoever tells it to end does not wait much longer than the grace time.
+            let left = deadline.map(|deadline: Instant| deadline.saturating_duration_since(Instant::now()));
+            let state = self.engine.state(&self.id, left.map_or(BRIEF_PATIENCE, |left| left.max(LOOK_AGAIN)));
             if let Some(last) = state.ok().and_then(|state| told(state, held)) {
                 return last;
             }

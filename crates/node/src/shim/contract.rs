@@ -122,6 +122,13 @@ pub(crate) struct Contained {
     pub groups: crate::cgroup::Membership,
 }
 
+impl Contained {
+    /// The groups that hold nothing else.
+    pub(crate) fn own_groups(&self) -> crate::cgroup::Membership {
+        self.id.as_ref().map(|id| self.groups.named(id)).unwrap_or_default()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Stop {

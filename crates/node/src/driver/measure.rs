@@ -1,0 +1,88 @@
+//! What an instance uses, and what its log has lost.
+
+use bowline_core::id::InstanceId;
+use bowline_core::instance::Usage;
+
+use super::{Context, container};
+use crate::procfs;
+use crate::shim::contract::{self, Record};
+
+pub(super) fn one(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
+    let folder = context.layout.instance(&id);
+    // One that was adopted while its container was being started has said meanwhile which one it is.
+    let is_told = record.container.is_some() || !container::is_one(context, &id);
+    let later = if is_told { None } else { Record::read(&folder).ok().flatten() };
+    let usage = usage(later.as_ref().unwrap_or(record));
+    let dropped = contract::read_dropped(&folder);
+    (id, usage, dropped)
+}
+
+fn usage(record: &Record) -> Usage {
+    let groups = record.container.as_ref().map(|container| &container.groups).or(record.cgroup.as_ref());
+    let counted = groups.and_then(|groups| groups.usage());
+    let first = record.container.as_ref().map_or(record.pid, |container| container.pid);
+    counted.unwrap_or_else(|| procfs::usage_below(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use bowline_core::units::Bytes;
+
+    use super::*;
+    use crate::cgroup::Membership;
+    use crate::shim::contract::{Contained, FORMAT};
+    use crate::{Containers, Engine, NodeConfig};
+
+    fn record(container: Option<Contained>) -> Record {
+        Record {
+            format: FORMAT,
+            id: String::new(),
+            pid: std::process::id(),
+            start_time: 0,
+            boot_id: String::new(),
+            port: 1,
+            open_to_machine: false,
+            uid: None,
+            child: None,
+            since_ms: 0,
+            grace_ms: 0,
+            unenforced: Vec::new(),
+            contained: false,
+            mark: String::new(),
+            cgroup: None,
+            secret_folder: "/nowhere".into(),
+            volumes: Vec::new(),
+            entry: None,
+            container,
+        }
+    }
+
+    fn container(groups: &Path) -> Contained {
+        for (file, content) in [("memory.current", "4096"), ("memory.stat", ""), ("cpu.stat", "usage_usec 7\n")] {
+            fs::write(groups.join(file), content).unwrap();
+        }
+        let groups = serde_json::json!({
+            "folders": [groups], "memory": ["two", groups], "cpu": null, "pids": null, "kill": null,
+        });
+        let groups: Membership = serde_json::from_value(groups).unwrap();
+        Contained { socket: "/nowhere".into(), name: String::new(), id: None, pid: std::process::id(), groups }
+    }
+
+    #[test]
+    fn a_container_that_was_adopted_before_it_ran_is_measured() {
+        let (root, groups) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (images, _calls) = tokio::sync::mpsc::channel(1);
+        let containers = Containers { engine: Engine::at("/nowhere/engine.sock".into()), images };
+        let config = NodeConfig::new(root.path().to_owned(), root.path().join("run"), "unused".into());
+        let context = Context::new(NodeConfig { containers: Some(containers), ..config });
+        let id: InstanceId = "local/shop.web.r3.0.1".parse().unwrap();
+        let folder = context.layout.instance(&id);
+        fs::create_dir_all(&folder).unwrap();
+        record(Some(container(groups.path()))).write(&folder).unwrap();
+        let (_, usage, _) = one(&context, id, &record(None));
+        assert_eq!(usage, Usage { memory: Bytes(4096), cpu_us: 7 });
+    }
+}
