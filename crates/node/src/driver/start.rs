@@ -23,6 +23,7 @@ use super::{Context, adopt, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain::{self, Reader};
 use crate::disk::image::{self, Purpose};
+use crate::engine::create::GIVEN;
 use crate::disk::{DISK_LIMIT, Space};
 use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
@@ -256,7 +257,9 @@ fn readable(context: &Context, spec: &InstanceSpec) -> Vec<PathBuf> {
 
 /// A volume over what is hidden, or around it, would be what Bowline itself writes to.
 fn refuse_volumes(context: &Context, spec: &InstanceSpec) -> Result<(), Fault> {
-    let taken = hidden(context);
+    let mut taken = hidden(context);
+    // There, the folder of what its shim has left for it.
+    taken.extend(container::engine(context, spec).map(|_| PathBuf::from(GIVEN)));
     for path in spec.volumes.iter().filter_map(|volume| volume.path.as_deref()) {
         let real = crate::volume::real(Path::new(path));
         if let Some(own) = taken.iter().find(|own| own.starts_with(&real) || real.starts_with(own)) {

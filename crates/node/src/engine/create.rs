@@ -3,7 +3,7 @@
 //! Architecture invariant: nothing of this is secret. Whoever may ask the engine reads it, and so does whoever reads its files.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub(crate) const START: &str = "start";
 pub(crate) const STREAMS: [&str; 2] = ["out", "err"];
 /// In [`GIVEN`].
 pub(crate) const SECRETS: &str = "secrets";
+/// Where temporary files go.
+const TMP: &str = "/tmp";
 /// Temporary files, and what processes share, are memory: half of the limit each, and without a limit so much.
 const TEMPORARY: u64 = 256 << 20;
 /// Open files, as engines call them.
@@ -77,6 +79,7 @@ struct HostConfig<'w> {
     restart_policy: RestartPolicy,
     log_config: LogConfig,
     mounts: Vec<Mount<'w>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tmpfs: BTreeMap<&'static str, String>,
     pids_limit: u32,
     shm_size: u64,
@@ -134,6 +137,9 @@ impl Wanted {
             FILES => Ulimit { name, soft: most.min(OPEN_FILES), hard: most },
             _ => Ulimit { name, soft: most, hard: most },
         };
+        // A volume there is in its place.
+        let is_taken = self.mounts.iter().any(|bind| bind.to == Path::new(TMP));
+        let tmpfs = (!is_taken).then(|| (TMP, format!("rw,nosuid,nodev,exec,mode=1777,size={temporary}")));
         let mount = |bind| {
             let Bind { from, to, writable }: &Bind = bind;
             Mount { kind: "bind", source: from, target: to, read_only: !writable }
@@ -160,7 +166,7 @@ impl Wanted {
                 // Its output goes to its shim.
                 log_config: LogConfig { kind: "none" },
                 mounts: self.mounts.iter().map(mount).collect(),
-                tmpfs: [("/tmp", format!("rw,nosuid,nodev,exec,mode=1777,size={temporary}"))].into(),
+                tmpfs: tmpfs.into_iter().collect(),
                 pids_limit: self.processes,
                 shm_size: temporary,
                 // Core files hold secrets.
@@ -233,6 +239,9 @@ mod tests {
             },
         });
         assert_eq!(wanted.request().unwrap(), expected);
+        let at_tmp = Bind { from: "/s/v".into(), to: TMP.into(), writable: true };
+        let at_tmp = Wanted { mounts: vec![at_tmp], ..wanted.clone() }.request().unwrap();
+        assert_eq!((&at_tmp["HostConfig"]["Mounts"][0]["Target"], at_tmp["HostConfig"].get("Tmpfs")), (&json!(TMP), None));
         // As little as the engine and the kernel take.
         let least = Wanted { memory: Some(1), cpu: Some(1), ..wanted.clone() }.request().unwrap();
         let least = ["Memory", "MemorySwap", "CpuQuota"].map(|key| least["HostConfig"][key].as_u64());

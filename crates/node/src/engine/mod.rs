@@ -27,6 +27,8 @@ pub(crate) const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
 const REMOVED_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks at what an engine is about to do.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What engines call the first process of a container, where they have none.
+const INITS: [&str; 3] = ["docker-init", "catatonit", "container-init"];
 /// To take an image, and unpack it.
 const LOAD_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -72,6 +74,9 @@ impl EngineError {
             Self::Elsewhere { .. } => Some(
                 "its processes are not among those of this machine: an engine in a virtual machine or beyond a forwarded socket cannot run instances; say this machine's own, --engine PATH",
             ),
+            Self::Refused { said, .. } if INITS.iter().any(|init| said.contains(init)) => {
+                Some("install what the engine starts containers with: docker-init, or Podman's catatonit")
+            }
             Self::Refused { .. } | Self::Form { .. } | Self::Image(_) => None,
         }
     }
@@ -410,6 +415,14 @@ mod tests {
         let expected = |said: &str| Err(format!("the container engine answered 500 to GET /x: {said}"));
         assert_eq!(said(500, r#"{"cause":"c","message":"no room","response":500}"#), expected("no room"));
         assert_eq!(said(500, "page not found\n"), expected("page not found"));
+        let hint = |body| accepted("POST /x", answer(500, body)).unwrap_err().fault("cannot run a container").hint;
+        assert_eq!(hint(r#"{"message":"no room"}"#), None);
+        for lacks in [
+            r#"{"message":"exec: \"docker-init\": executable file not found in $PATH"}"#,
+            r#"{"message":"finding container-init binary: exec: \"catatonit\": executable file not found"}"#,
+        ] {
+            assert!(hint(lacks).is_some_and(|hint| hint.starts_with("install")), "{lacks}");
+        }
     }
 
     #[test]
