@@ -113,9 +113,11 @@ impl Machine {
         let seen = |phase: &Phase| InstanceObservation {
             health: match phase {
                 Phase::Running { .. } => HealthState::Passing { since: Timestamp(1) },
-                Phase::Preparing | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => {
-                    HealthState::Unknown
-                }
+                Phase::Preparing(_)
+                | Phase::Starting
+                | Phase::Stopping { .. }
+                | Phase::Exited(_)
+                | Phase::Refused(_) => HealthState::Unknown,
             },
             phase: phase.clone(),
             alive: HealthState::Unknown,
@@ -418,7 +420,9 @@ fn preparations_of_one_resource_never_overlap() {
         daemon.settle(&mut machine, &mut rng);
         let ports = machine.instances.values().filter_map(|phase| match phase {
             Phase::Running { port, .. } => Some(port.get()),
-            Phase::Preparing | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => None,
+            Phase::Preparing(_) | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => {
+                None
+            }
         });
         assert_eq!(ports.collect::<Vec<_>>(), [15_002], "seed {seed}");
     }

@@ -69,7 +69,7 @@ impl Loop {
     /// Of services, runs of jobs, those that still wait included, and one-offs: servers of databases run from no artifact.
     fn running_releases(&self) -> BTreeSet<(AppKey, ReleaseNumber)> {
         let lives = |seen: &InstanceObservation| match seen.phase {
-            Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => true,
+            Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => true,
             Phase::Exited(_) | Phase::Refused(_) => false,
         };
         let slots = self.node.instances.iter().filter(|(_, seen)| lives(seen)).map(|(id, _)| &id.slot);

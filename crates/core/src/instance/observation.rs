@@ -59,8 +59,8 @@ pub struct InstanceObservation {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
-    /// What it is started from is made first: the image of its container.
-    Preparing,
+    /// What it is started from, or by, is not there yet.
+    Preparing(Awaited),
     /// The shim is being started.
     Starting,
     Running {
@@ -77,6 +77,15 @@ pub enum Phase {
     Exited(Exit),
     /// It could not be started at all.
     Refused(Fault),
+}
+
+/// What a container needs before it can start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Awaited {
+    /// Images of others are made before its own.
+    Turn,
+    /// Its image is made.
+    Image,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

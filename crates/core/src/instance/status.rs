@@ -48,6 +48,8 @@ impl fmt::Display for SlotState {
 /// What a slot that is not ready waits on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitsOn {
+    /// Images of others are made before that of its container.
+    Turn { since: Duration },
     /// The image of its container is made.
     Image { since: Duration },
     /// The node has not started the process yet.
@@ -73,6 +75,7 @@ pub enum WaitsOn {
 impl fmt::Display for WaitsOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Turn { since } => write!(f, "image: others are made before it, for {}", Rough(*since)),
             Self::Image { since } => write!(f, "image: being made for {}", Rough(*since)),
             Self::Start { since } => write!(f, "start: ordered {} ago", Rough(*since)),
             Self::Health { reason: Some(reason), since, grace } => {

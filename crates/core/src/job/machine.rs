@@ -18,7 +18,7 @@ use super::clock::{Change, Clock};
 use super::run::{Ended, Finished, Outcome, Run, RunId, Stage, Task, TaskKey, Trigger};
 use crate::app::Schedule;
 use crate::id::{AppKey, InstanceId, ReleaseNumber, RunNumber};
-use crate::instance::{Exit, InstanceOrder, InstanceSpec, Observations, PREPARE_LIMIT, Phase};
+use crate::instance::{Exit, InstanceOrder, InstanceSpec, Observations, Phase, Preparing};
 use crate::time::{Humane, Mono, Timestamp};
 
 /// A run that was ordered, never seen, and is to stop is believed not to exist after this long.
@@ -155,8 +155,8 @@ struct Entry {
     held: Option<String>,
     /// The node has reported it.
     seen: bool,
-    /// Since when the node makes what it is started from.
-    preparing: Option<Mono>,
+    /// What the node waits for.
+    preparing: Option<Preparing>,
     /// The node may be asked to start it: not one that an earlier daemon, or an earlier boot, may have started.
     startable: bool,
     /// Somebody wants it to end.
@@ -487,10 +487,12 @@ impl Entry {
     /// What the node tells of it.
     fn follow(&mut self, phase: &Phase, now: Moment, effects: &mut Vec<Effect>) {
         match phase {
-            Phase::Preparing => {
-                let since = *self.preparing.get_or_insert(now.mono);
-                if let State::Recorded { ordered: Some(at) } = &mut self.state {
-                    *at = now.mono.min(since + PREPARE_LIMIT);
+            Phase::Preparing(_) => {
+                self.preparing = Preparing::next(self.preparing.as_ref(), phase, now.mono);
+                if let State::Recorded { ordered: Some(at) } = &mut self.state
+                    && let Some((from, within)) = self.preparing.as_ref().map(Preparing::limit)
+                {
+                    *at = now.mono.min(from + within);
                 }
             }
             Phase::Starting | Phase::Stopping { .. } => {}

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, InstanceId, Port, SlotId};
-use bowline_core::instance::{EnvValue, InstanceSpec, Phase, Reach, SecretFile};
+use bowline_core::instance::{Awaited, EnvValue, InstanceSpec, Phase, Reach, SecretFile};
 use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
 use sha2::{Digest as _, Sha256};
@@ -286,7 +286,7 @@ fn image(
         return Ok(name);
     }
     // Another one may be made before it.
-    (preparing.tells)(Phase::Preparing);
+    (preparing.tells)(Phase::Preparing(Awaited::Image));
     let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = || match (preparing.is_wanted)() {
         true => Ok(()),

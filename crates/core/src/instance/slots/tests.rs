@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::*;
 use crate::app::{Cage, Command, HttpCheck, Limits, Probe};
 use crate::id::{Incarnation, Port, ReleaseNumber, ServiceName};
+use crate::instance::{Awaited, Readiness, WaitsOn};
 use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, Reach, StopSignal, Usage};
-use crate::instance::{Readiness, WaitsOn};
 use crate::time::Timestamp;
 
 /// A world of one service, told what happens.
@@ -243,7 +243,7 @@ fn one_that_does_not_get_ready_in_its_grace_is_stopped_and_tried_again() {
 fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_time() {
     let mut bench = Bench::new(1);
     bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
-    bench.sees(0, 1, Phase::Preparing, HealthState::Unknown);
+    bench.sees(0, 1, Phase::Preparing(Awaited::Image), HealthState::Unknown);
     bench.check(10, &[], &["run 0.1"]);
     bench.check(29_990, &[], &["run 0.1"]);
     bench.check(60_000, &[], &["run 0.1"]);
@@ -259,7 +259,11 @@ fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_ti
     bench.check(10, &["0.1 starting → ready"], &["run 0.1"]);
     assert_eq!(preparing(&bench), 0);
     // One that is not made in time, and one of which nothing is heard.
-    for (phase, left) in [(Phase::Preparing, 900_000), (Phase::Starting, 29_990)] {
+    for (phase, left) in [
+        (Phase::Preparing(Awaited::Turn), 3_600_000),
+        (Phase::Preparing(Awaited::Image), 900_000),
+        (Phase::Starting, 29_990),
+    ] {
         let mut bench = Bench::new(1);
         bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
         bench.sees(0, 1, phase, HealthState::Unknown);
@@ -267,6 +271,19 @@ fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_ti
         bench.check(left - 1, &[], &["run 0.1"]);
         bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
     }
+}
+
+#[test]
+fn what_others_need_takes_nothing_of_the_time_of_what_is_made_next() {
+    let mut bench = Bench::new(1);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    bench.sees(0, 1, Phase::Preparing(Awaited::Turn), HealthState::Unknown);
+    bench.check(10, &[], &["run 0.1"]);
+    bench.check(3_599_999, &[], &["run 0.1"]);
+    bench.sees(0, 1, Phase::Preparing(Awaited::Image), HealthState::Unknown);
+    bench.check(0, &[], &["run 0.1"]);
+    bench.check(899_999, &[], &["run 0.1"]);
+    bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
 }
 
 #[test]
