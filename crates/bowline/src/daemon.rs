@@ -265,7 +265,12 @@ async fn containers(settings: &Settings, paths: &Paths, goes_on: bool) -> Result
     }
     let (images, calls) = mpsc::channel(IMAGES);
     tokio::spawn(images::serve(paths.state.clone(), calls));
-    Ok(Some(Containers { engine, images }))
+    let containers = Containers::of(&paths.state, engine, images).map_err(|error| {
+        let what =
+            format!("what the state in {} is called in the container engine is not known", paths.state.display());
+        Fault::new(FaultKind::Failed, what).source(&error)
+    });
+    containers.map(Some)
 }
 
 fn node_config(settings: &Settings, paths: &Paths, exe: &Path, admin: SocketAddr) -> NodeConfig {

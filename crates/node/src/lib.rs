@@ -27,7 +27,8 @@ mod volume;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use data::last_words;
+pub use driver::image::PACKAGES;
 pub use driver::keep_binary;
 pub use engine::{Engine, EngineError};
 pub use logs::{check_pattern, matcher};
@@ -101,6 +103,20 @@ pub type ImageCall = (ImageRequest, String, oneshot::Sender<Result<std::fs::File
 pub struct Containers {
     pub engine: Engine,
     pub images: mpsc::Sender<ImageCall>,
+    /// What is called so in the engine is of this state.
+    pub state: String,
+}
+
+impl Containers {
+    /// Of the state in `folder`, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// What the state is called in engines cannot be read, or kept.
+    pub fn of(folder: &Path, engine: Engine, images: mpsc::Sender<ImageCall>) -> io::Result<Self> {
+        let layout = layout::Layout { state: folder.to_owned(), run: folder.to_owned() };
+        let state = layout.in_engines(getrandom::u64().map_err(io::Error::other)?)?;
+        Ok(Self { engine, images, state })
+    }
 }
 
 /// What a node is given.

@@ -70,7 +70,8 @@ fn owner(found: &Found) -> Option<Owner> {
     Some(Owner { port: Port::new(record.port)?, uid: record.uid, reach })
 }
 
-fn ids(instances: &Path) -> Vec<InstanceId> {
+/// Of every incarnation that has a folder.
+pub(super) fn ids(instances: &Path) -> Vec<InstanceId> {
     let names = |folder: &Path| -> Vec<String> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

@@ -5,29 +5,25 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{Digest, InstanceId, Port, SlotId};
-use bowline_core::instance::{Awaited, EnvValue, InstanceSpec, Phase, Reach, SecretFile};
+use bowline_core::id::{InstanceId, Port, SlotId};
+use bowline_core::instance::{EnvValue, InstanceSpec, Phase, Reach, SecretFile};
 use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::oneshot;
 
-use super::{Context, start};
+use super::{Context, image, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
-use crate::engine::{EngineError, Listed, PATIENCE};
 use crate::engine::create::{Bind, FILES, GIVEN, LEAST_MEMORY, SECRETS, Wanted};
+use crate::engine::{EngineError, Listed, PATIENCE};
 use crate::layout::{self, Layout};
 use crate::procfs;
 use crate::shim::contract::{Clear, Contained, Container, Entry, Record};
-use crate::{Containers, Engine, ImageRequest, Keep};
+use crate::{Containers, Engine, Keep};
 
-/// Of the images that are made: another number, and all are made anew.
-const IMAGE_FORMAT: &str = "1";
 /// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
 const MOST: u64 = 1 << 20;
 /// What tells this state's containers from any others.
@@ -42,7 +38,7 @@ const SEARCH: &str = "PATH";
 pub(crate) struct Engines {
     pub of: Containers,
     /// One image is made at a time: the next one may be the same.
-    making: Mutex<()>,
+    pub(super) making: Mutex<()>,
 }
 
 impl Engines {
@@ -88,7 +84,7 @@ pub(super) fn prepare(
     let search = all.iter().find(|(name, _)| name == SEARCH);
     let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
     // A container that waits for somebody to join it is of the same image as those of its service.
-    let image = image(context, engines, spec, (search, making))?;
+    let image = image::have(&context.layout, engines, spec, (search, making))?;
     let mounts = mounts(context, spec, uid).map_err(|error| failed(&error))?;
     let entry = entry(spec, &mounts);
     let paths = entry.variables.iter();
@@ -99,7 +95,7 @@ pub(super) fn prepare(
         uid,
         env,
         workdir: spec.root.clone(),
-        labels: labels(&context.layout, id),
+        labels: labels(&engines.of.state, id),
         mounts,
         memory: spec.limits.memory.map(|bytes| bytes.0),
         cpu: spec.limits.cpu.map(|cpu| cpu.0),
@@ -109,7 +105,7 @@ pub(super) fn prepare(
     };
     Ok(Container {
         socket: engines.of.engine.socket().to_owned(),
-        name: name(&context.layout, &id.slot),
+        name: name(&engines.of.state, &id.slot),
         request: wanted.request().map_err(|error| failed(&error))?,
         hidden,
         entry,
@@ -139,18 +135,23 @@ pub(super) fn unenforced(engines: &Engines, spec: &InstanceSpec) -> Result<Vec<S
     Ok(lacks.into_iter().filter(is_asked).chain(less).collect())
 }
 
+/// What all containers of a state are labelled with.
+fn of_state(state: &str) -> String {
+    format!("{STATE_LABEL}={state}")
+}
+
 /// Of a slot, so that an engine runs one copy of it, whoever asks.
-fn name(layout: &Layout, slot: &SlotId) -> String {
+fn name(state: &str, slot: &SlotId) -> String {
     let SlotId { key, service, release, slot } = slot;
-    let name = format!("bowline-{}-{}.{}.{service}.r{release}.{slot}", layout.hash(), key.env, key.app);
+    let name = format!("bowline-{state}-{}.{}.{service}.r{release}.{slot}", key.env, key.app);
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' }).collect()
 }
 
-fn labels(layout: &Layout, id: &InstanceId) -> BTreeMap<String, String> {
+fn labels(state: &str, id: &InstanceId) -> BTreeMap<String, String> {
     let SlotId { key, service, release, slot } = &id.slot;
     let label = |name: &str, value: String| (format!("bowline.{name}"), value);
     [
-        (STATE_LABEL.to_owned(), layout.hash()),
+        (STATE_LABEL.to_owned(), state.to_owned()),
         (INSTANCE_LABEL.to_owned(), id.to_string()),
         label("env", key.env.to_string()),
         label("app", key.app.to_string()),
@@ -189,7 +190,7 @@ fn mounts(context: &Context, spec: &InstanceSpec, uid: u32) -> io::Result<Vec<Bi
     let mut all = vec![given];
     // Its own `/tmp` would lie over it.
     if spec.root.starts_with("/tmp") {
-        let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
+        let artifact = image::artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
         all.push(Bind { from: artifact.clone(), to: artifact, writable: false });
     }
     for volume in &spec.volumes {
@@ -269,79 +270,16 @@ fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Its name, once the engine has it. One that was there and is gone is made again: of the artifact, which the node keeps.
-fn image(
-    context: &Context,
-    engines: &Engines,
-    spec: &InstanceSpec,
-    (search, (command, preparing)): (String, (&Command, Preparing<'_>)),
-) -> Result<String, Fault> {
-    let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
-    let request = ImageRequest { artifact, root: spec.root.clone(), run: command.0.clone(), search };
-    let name = image_name(&context.layout, &request);
-    let what = || format!("cannot have the image of {}", spec.id);
-    let engine = &engines.of.engine;
-    let is_there = || engine.has_image(&name).map_err(|error| error.fault(what()));
-    if is_there()? {
-        return Ok(name);
-    }
-    // Another one may be made before it.
-    (preparing.tells)(Phase::Preparing(Awaited::Image));
-    let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
-    let wanted = || match (preparing.is_wanted)() {
-        true => Ok(()),
-        false => Err(Fault::new(FaultKind::Failed, what()).caused_by("nobody wants it any more")),
-    };
-    wanted()?;
-    if is_there()? {
-        (preparing.tells)(Phase::Starting);
-        return Ok(name);
-    }
-    let (reply, made) = oneshot::channel();
-    let ending = || Fault::new(FaultKind::Failed, what()).caused_by("the daemon ends");
-    engines.of.images.blocking_send((request, name.clone(), reply)).map_err(|_| ending())?;
-    let archive = made.blocking_recv().map_err(|_| ending())??;
-    wanted()?;
-    engine.load(&archive, &name).map_err(|error| error.fault(what()))?;
-    drop(turn);
-    wanted()?;
-    (preparing.tells)(Phase::Starting);
-    tracing::info!(instance = %spec.id, image = name, "image made");
-    Ok(name)
-}
-
-/// The folder of the artifact that a release folder is in.
-fn artifact(layout: &Layout, root: &Path) -> Option<PathBuf> {
-    let all = layout.state.join("artifacts");
-    root.strip_prefix(&all).ok()?.components().next().map(|digest| all.join(digest))
-}
-
-/// `localhost/bowline-STATE:ARTIFACT-COMMAND`: by what the image is made of.
-fn image_name(layout: &Layout, request: &ImageRequest) -> String {
-    let mut hash = Sha256::new();
-    for part in [IMAGE_FORMAT, request.run.as_str(), request.search.as_str()] {
-        hash.update(part.len().to_le_bytes());
-        hash.update(part);
-    }
-    hash.update(request.root.as_os_str().as_encoded_bytes());
-    let artifact = request.artifact.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{}:{artifact}-{}", repository(layout), Digest(hash.finalize().into()).short())
-}
-
-fn repository(layout: &Layout) -> String {
-    format!("localhost/bowline-{}", layout.hash())
-}
-
 /// Images of artifacts that are not to be kept, and containers that an engine which was away could not be told to remove. Blocks.
 pub(crate) fn collect(state: &Path, run: &Path, containers: &Containers, keep: &Keep) {
     let layout = Layout { state: state.to_owned(), run: run.to_owned() };
-    collect_containers(&layout, &containers.engine);
-    collect_images(&layout, containers, keep);
+    collect_containers(&layout, containers);
+    image::collect(&layout, containers, keep);
 }
 
 /// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left.
-fn collect_containers(layout: &Layout, engine: &Engine) {
-    let all = match engine.containers(&format!("{STATE_LABEL}={}", layout.hash())) {
+fn collect_containers(layout: &Layout, containers: &Containers) {
+    let all = match containers.engine.containers(&of_state(&containers.state)) {
         Ok(all) => all,
         Err(error) => return tracing::debug!(%error, "old containers stay"),
     };
@@ -352,31 +290,10 @@ fn collect_containers(layout: &Layout, engine: &Engine) {
     };
     // Not by name: the next incarnation has the same.
     for one in all.iter().filter(is_left) {
-        if let Err(error) = engine.remove(&one.id) {
+        if let Err(error) = containers.engine.remove(&one.id) {
             tracing::debug!(container = one.name(), %error, "an old container stays");
         }
     }
-}
-
-fn collect_images(layout: &Layout, containers: &Containers, keep: &Keep) {
-    let kept: BTreeSet<String> = keep
-        .iter()
-        .filter_map(|root| Some(artifact(layout, root)?.file_name()?.to_string_lossy().into_owned()))
-        .collect();
-    let all = match containers.engine.images(&repository(layout)) {
-        Ok(all) => all,
-        Err(error) => return tracing::debug!(%error, "old images stay"),
-    };
-    for name in all.iter().filter(|name| !is_of(name, &kept)) {
-        if let Err(error) = containers.engine.remove_image(name) {
-            tracing::debug!(image = name, %error, "an old image stays");
-        }
-    }
-}
-
-fn is_of(image: &str, artifacts: &BTreeSet<String>) -> bool {
-    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
-    tag.rsplit_once('-').is_some_and(|(artifact, _)| artifacts.contains(artifact))
 }
 
 /// What an incarnation that has ended may have left in the engine. Where it does not answer, this is done before the name is used again.
@@ -389,7 +306,7 @@ pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>
     let removed = match (kept, &context.engines) {
         (Some(Contained { socket, id: Some(own), .. }), _) => Engine::at(socket.clone()).remove(own),
         // Who died before it could say which one it was, or was of an earlier version.
-        (_, Some(engines)) => remove_labelled(&engines.of.engine, &context.layout.hash(), id),
+        (_, Some(engines)) => remove_labelled(&engines.of, id),
         (_, None) => return,
     };
     if let Err(error) = removed {
@@ -398,16 +315,16 @@ pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>
 }
 
 /// Not by name: the next incarnation may have it already. And not by its instance alone: another state may have one that is called so.
-fn remove_labelled(engine: &Engine, state: &str, id: &InstanceId) -> Result<(), EngineError> {
-    let (all, id) = (engine.containers(&format!("{STATE_LABEL}={state}"))?, id.to_string());
+fn remove_labelled(Containers { engine, state, .. }: &Containers, id: &InstanceId) -> Result<(), EngineError> {
+    let (all, id) = (engine.containers(&of_state(state))?, id.to_string());
     all.iter().filter(|one| one.label(INSTANCE_LABEL) == Some(&id)).try_for_each(|one| engine.remove(&one.id))
 }
 
 /// Containers of this state that no shim keeps.
 pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i InstanceId>) {
-    let Some(Engines { of: Containers { engine, .. }, .. }) = &context.engines else { return };
-    let kept: BTreeSet<String> = alive.map(|id| name(&context.layout, &id.slot)).collect();
-    let all = engine.containers(&format!("{STATE_LABEL}={}", context.layout.hash()));
+    let Some(Engines { of: Containers { engine, state, .. }, .. }) = &context.engines else { return };
+    let kept: BTreeSet<String> = alive.map(|id| name(state, &id.slot)).collect();
+    let all = engine.containers(&of_state(state));
     let all = all.inspect_err(|error| tracing::warn!(%error, "the engine's containers cannot be looked at"));
     for one in all.unwrap_or_default().iter().filter(|one| !kept.contains(one.name())) {
         tracing::info!(container = one.name(), "a container that nobody keeps is removed");
@@ -420,35 +337,15 @@ pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i Insta
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn layout() -> Layout {
-        Layout { state: "/s".into(), run: "/r".into() }
-    }
-
-    #[test]
-    fn an_image_is_named_by_what_it_is_made_of() {
-        let request = |run: &str| ImageRequest {
-            artifact: "/s/artifacts/abc.2".into(),
-            root: "/s/artifacts/abc.2/app".into(),
-            run: run.into(),
-            search: "/usr/bin".into(),
-        };
-        let [one, other] = ["server", "worker"].map(|run| image_name(&layout(), &request(run)));
-        assert_ne!(one, other);
-        assert!(one.starts_with(&format!("{}:abc.2-", repository(&layout()))), "{one}");
-        let kept = |artifact: &str| is_of(&one, &[artifact.to_owned()].into());
-        assert!(kept("abc.2") && !kept("abc") && !is_of("localhost/x", &["".to_owned()].into()));
-        assert_eq!(artifact(&layout(), Path::new("/s/artifacts/abc/app")), Some("/s/artifacts/abc".into()));
-        assert_eq!(artifact(&layout(), Path::new("/elsewhere")), None);
-    }
+    use crate::driver::fake;
 
     #[test]
     fn a_container_is_named_by_its_slot_and_labelled_by_its_incarnation() {
         let [one, next]: [InstanceId; 2] =
             ["local/shop.web.r3.0.1", "local/shop.web.r3.0.2"].map(|id| id.parse().unwrap());
-        assert_eq!(name(&layout(), &one.slot), name(&layout(), &next.slot));
-        assert!(name(&layout(), &one.slot).ends_with("-local.shop.web.r3.0"));
-        assert_eq!(labels(&layout(), &next)["bowline.incarnation"], "2");
+        assert_eq!(name("own", &one.slot), name("own", &next.slot));
+        assert_eq!(name("own", &one.slot), "bowline-own-local.shop.web.r3.0");
+        assert_eq!(labels("own", &next)["bowline.incarnation"], "2");
     }
 
     #[test]
@@ -466,7 +363,7 @@ mod tests {
             ("DELETE ", 204, ""),
         ]);
         fs::create_dir_all(layout.instance(&"local/shop.web.r3.0.2".parse().unwrap())).unwrap();
-        collect_containers(&layout, &engine);
+        collect_containers(&layout, &fake::containers(engine));
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
     }
@@ -488,7 +385,7 @@ mod tests {
             ),
             ("DELETE ", 204, ""),
         ]);
-        remove_labelled(&engine, "own", &"local/shop.web.r3.0.1".parse().unwrap()).unwrap();
+        remove_labelled(&fake::containers(engine), &"local/shop.web.r3.0.1".parse().unwrap()).unwrap();
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/own?force=true&v=true"]);
     }

@@ -32,9 +32,10 @@ mod tests {
     use bowline_core::units::Bytes;
 
     use super::*;
+    use crate::Engine;
     use crate::cgroup::Membership;
+    use crate::driver::fake;
     use crate::shim::contract::{Contained, FORMAT};
-    use crate::{Containers, Engine, NodeConfig};
 
     fn record(container: Option<Contained>) -> Record {
         Record {
@@ -74,10 +75,7 @@ mod tests {
     #[test]
     fn a_container_that_was_adopted_before_it_ran_is_measured() {
         let (root, groups) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (images, _calls) = tokio::sync::mpsc::channel(1);
-        let containers = Containers { engine: Engine::at("/nowhere/engine.sock".into()), images };
-        let config = NodeConfig::new(root.path().to_owned(), root.path().join("run"), "unused".into());
-        let context = Context::new(NodeConfig { containers: Some(containers), ..config });
+        let context = fake::context(root.path(), Engine::at("/nowhere/engine.sock".into()));
         let id: InstanceId = "local/shop.web.r3.0.1".parse().unwrap();
         let folder = context.layout.instance(&id);
         fs::create_dir_all(&folder).unwrap();

@@ -6,7 +6,10 @@
 
 pub(crate) mod adopt;
 pub(crate) mod container;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod finish;
+pub(crate) mod image;
 mod keep;
 mod measure;
 pub(crate) mod pidfd;

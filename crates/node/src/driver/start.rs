@@ -23,8 +23,8 @@ use super::{Context, adopt, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain::{self, Reader};
 use crate::disk::image::{self, Purpose};
-use crate::engine::create::GIVEN;
 use crate::disk::{DISK_LIMIT, Space};
+use crate::engine::create::GIVEN;
 use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
 use crate::shim::{MARK, place};
@@ -401,19 +401,35 @@ fn read_all(shim: &mut Child, patience: Duration) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Containers, Engine, NodeConfig};
+    use crate::Engine;
+    use crate::driver::fake;
 
     #[test]
     fn what_a_shim_started_and_could_not_hold_is_killed_though_its_engine_is_away() {
         let root = tempfile::tempdir().unwrap();
-        let (images, _calls) = tokio::sync::mpsc::channel(1);
-        let containers = Containers { engine: Engine::at(root.path().join("nowhere.sock")), images };
-        let config = NodeConfig::new(root.path().to_owned(), root.path().join("run"), "unused".into());
-        let context = Context::new(NodeConfig { containers: Some(containers), ..config });
+        let context = fake::context(root.path(), Engine::at(root.path().join("nowhere.sock")));
         let id: InstanceId = "local/shop.web.r3.0.1".parse().unwrap();
         let mut left = Command::new("sleep").arg("60").env(MARK, context.layout.mark(&id)).spawn().unwrap();
         give_up_container(&context, &id);
         let ended = std::os::unix::process::ExitStatusExt::signal(&left.wait().unwrap());
         assert_eq!(ended, Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn a_volume_is_not_where_a_container_finds_what_it_is_given() {
+        let root = tempfile::tempdir().unwrap();
+        let context = fake::context(root.path(), Engine::at(root.path().join("nowhere.sock")));
+        let refused = |path: &str| {
+            let volume = bowline_core::instance::VolumeMount {
+                name: bowline_core::id::ResourceName::new("files").unwrap(),
+                source: root.path().join("volumes/files"),
+                path: Some(path.to_owned()),
+                size: None,
+            };
+            let spec = InstanceSpec { volumes: vec![volume], ..fake::spec("local/shop.web.r3.0.1") };
+            refuse_volumes(&context, &spec).is_err()
+        };
+        assert!(["/run/bowline", "/run/bowline/secrets", "/run"].into_iter().all(refused));
+        assert!(!["/data", "/run/bowlines"].into_iter().any(refused));
     }
 }

@@ -241,7 +241,10 @@ mod tests {
         assert_eq!(wanted.request().unwrap(), expected);
         let at_tmp = Bind { from: "/s/v".into(), to: TMP.into(), writable: true };
         let at_tmp = Wanted { mounts: vec![at_tmp], ..wanted.clone() }.request().unwrap();
-        assert_eq!((&at_tmp["HostConfig"]["Mounts"][0]["Target"], at_tmp["HostConfig"].get("Tmpfs")), (&json!(TMP), None));
+        assert_eq!(
+            (&at_tmp["HostConfig"]["Mounts"][0]["Target"], at_tmp["HostConfig"].get("Tmpfs")),
+            (&json!(TMP), None)
+        );
         // As little as the engine and the kernel take.
         let least = Wanted { memory: Some(1), cpu: Some(1), ..wanted.clone() }.request().unwrap();
         let least = ["Memory", "MemorySwap", "CpuQuota"].map(|key| least["HostConfig"][key].as_u64());

@@ -237,10 +237,11 @@ impl Engine {
     }
 
     pub(crate) fn has_image(&self, name: &str) -> Result<bool, EngineError> {
-        let question = ("GET", format!("/images/{name}/json"));
-        match self.ask((question.0, &question.1), Body::Empty, PATIENCE)?.status {
+        let path = format!("/images/{name}/json");
+        let answer = self.ask(("GET", &path), Body::Empty, PATIENCE)?;
+        match answer.status {
             404 => Ok(false),
-            _ => self.read::<serde::de::IgnoredAny>(question.0, &question.1).map(|_| true),
+            _ => accepted(&format!("GET {path}"), answer).map(|_| true),
         }
     }
 
@@ -252,6 +253,13 @@ impl Engine {
             true => Ok(()),
             false => Err(EngineError::Image(String::from_utf8_lossy(&said.body).trim().to_owned())),
         }
+    }
+
+    /// Another name for an image.
+    pub(crate) fn tag(&self, image: &str, name: &str) -> Result<(), EngineError> {
+        let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let path = format!("/images/{image}/tag?repo={repository}&tag={tag}");
+        self.taken(("POST", &path), Body::Empty, PATIENCE).map(drop)
     }
 
     /// The names of images in `repository`.
@@ -321,10 +329,6 @@ impl Engine {
         understood(&format!("GET {path}"), &listed)
     }
 
-    fn read<T: DeserializeOwned>(&self, method: &str, path: &str) -> Result<T, EngineError> {
-        understood(&format!("{method} {path}"), &self.taken((method, path), Body::Empty, PATIENCE)?)
-    }
-
     fn taken(&self, question: (&str, &str), body: Body<'_>, patience: Duration) -> Result<Answer, EngineError> {
         accepted(&format!("{} {}", question.0, question.1), self.ask(question, body, patience)?)
     }
@@ -361,6 +365,17 @@ pub(crate) mod fake {
 
     /// Answers what begins like one of these, of which the first one counts, and tells what it was asked. The folder is its socket's.
     pub(crate) fn engine(answers: &'static [(&str, u16, &str)]) -> (Engine, mpsc::Receiver<String>, tempfile::TempDir) {
+        answering(move |question| {
+            let found = answers.iter().find(|(begins, ..)| question.starts_with(begins));
+            let (_, status, body) = found.unwrap_or(&("", 404, "{}"));
+            (*status, (*body).to_owned())
+        })
+    }
+
+    /// The same of any answers.
+    pub(crate) fn answering(
+        mut answer: impl FnMut(&str) -> (u16, String) + Send + 'static,
+    ) -> (Engine, mpsc::Receiver<String>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("engine.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -371,8 +386,7 @@ pub(crate) mod fake {
                 let mut lines = BufReader::new(stream.try_clone().unwrap());
                 lines.read_line(&mut line).unwrap();
                 let question = line.trim_end().trim_end_matches(" HTTP/1.0").to_owned();
-                let found = answers.iter().find(|(begins, ..)| question.starts_with(begins));
-                let (_, status, body) = found.unwrap_or(&("", 404, "{}"));
+                let (status, body) = answer(&question);
                 // Until its head has ended: one that is closed with something unread is reset.
                 while lines.read_line(&mut line).unwrap() > 2 {}
                 if told.send(question).is_err() {
