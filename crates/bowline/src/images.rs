@@ -1,6 +1,7 @@
 //! Images of what the daemon runs in containers: an artifact as it lies on this machine, over those packages of this machine that it
 //! needs. The node asks for one, the builder of images makes it; neither knows the other.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
 use bowline_image::base::{Machine, Needs, Start};
 use bowline_image::{Entry, Image, ImageError, Labels, Layout, Recipe, Run, Tree, make};
-use bowline_node::{ImageCall, ImageRequest};
+use bowline_node::{ImageCall, ImageRequest, PACKAGES, room_for};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -26,6 +27,14 @@ const TEMPORARY: &str = "/tmp";
 const PACKAGES: &str = "/var/lib/dpkg/status";
 /// Which authorities are trusted (update-ca-certificates(8)).
 const AUTHORITIES: &str = "/etc/ca-certificates.conf";
+/// Where dpkg(1) writes down what it does before it is in [`PACKAGES`].
+const UPDATES: &str = "/var/lib/dpkg/updates";
+/// Of a base, while packages are being updated.
+const ATTEMPTS: usize = 3;
+/// A layer is written twice: as a part of the image, and of the archive that the engine is given.
+const COPIES: u64 = 2;
+/// What becomes of one for which there is no room.
+const NOT_MADE: &str = "the image is not made";
 
 /// Makes one after the other, until nobody can ask any more.
 pub(crate) async fn serve(state: PathBuf, mut calls: mpsc::Receiver<ImageCall>) {
@@ -49,16 +58,25 @@ fn archive(state: &Path, request: &ImageRequest, name: &str) -> Result<File, Fau
     let name = name
         .parse::<Reference>()
         .map_err(|error| Fault::new(FaultKind::Failed, format!("{name} is no name of an image")).source(&error))?;
-    let image = image(request, &layout)?;
-    let mut file = tempfile::tempfile_in(&folder).map_err(|error| failed(&error))?;
-    let mut out = BufWriter::new(&mut file);
-    layout.archive(&image, std::slice::from_ref(&name), &mut out)?;
-    out.flush().map_err(|error| failed(&error))?;
-    drop(out);
-    file.rewind().map_err(|error| failed(&error))?;
+    let written = written(request, &layout, &folder, &name);
+    // Of one that could not be made, too: the disk may be full.
     if let Err(error) = leave_bases(layout, BASES) {
         tracing::warn!(%error, folder = %folder.display(), "parts of images stay");
     }
+    written
+}
+
+fn written(request: &ImageRequest, layout: &Layout, folder: &Path, name: &Reference) -> Result<File, Fault> {
+    let failed = |error: &std::io::Error| {
+        Fault::new(FaultKind::Failed, format!("the image cannot be written in {}", folder.display())).source(error)
+    };
+    let image = image(request, layout, folder)?;
+    let mut file = tempfile::tempfile_in(folder).map_err(|error| failed(&error))?;
+    let mut out = BufWriter::new(&mut file);
+    layout.archive(&image, std::slice::from_ref(name), &mut out)?;
+    out.flush().map_err(|error| failed(&error))?;
+    drop(out);
+    file.rewind().map_err(|error| failed(&error))?;
     Ok(file)
 }
 
@@ -72,11 +90,13 @@ fn leave_bases(layout: Layout, kept: usize) -> Result<(), ImageError> {
     layout.collect(Duration::ZERO, SystemTime::now()).map(drop)
 }
 
-/// With what it stands on.
-fn image(request: &ImageRequest, layout: &Layout) -> Result<Image, Fault> {
+/// With what it stands on. `folder`: where it is written.
+fn image(request: &ImageRequest, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
     let own = own(&request.artifact)?;
     let needs = needs(request, &own)?;
-    let base = base(&needs, layout)?;
+    let base = base(&needs, layout, folder)?;
+    let below: u64 = base.blobs().iter().map(|blob| blob.size).sum();
+    room_for(folder, below + COPIES * own.bytes(), NOT_MADE)?;
     let config = base.settings(layout.blobs())?;
     let recipe = Recipe {
         platform: needs.platform(),
@@ -120,23 +140,29 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
 }
 
 /// Made once for what is needed, and anew when the machine's packages have changed.
-fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
-    let mut key = Sha256::new();
-    key.update(format!("{needs:?}"));
-    for said in [PACKAGES, AUTHORITIES] {
-        key.update(fs::read(said).unwrap_or_default());
-    }
-    let key: String = key.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("localhost/base:{key}")
-        .parse::<Reference>()
-        .map_err(|error| Fault::new(FaultKind::Failed, "a base cannot be named").source(&error))?;
-    if let Ok(Some(image)) = layout.find(&name) {
-        // The last one that was used.
-        layout.name(&image, std::slice::from_ref(&name))?;
-        return Ok(image);
-    }
+fn base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
+    let (image, name) = settled(packages, |packages| {
+        let mut key = Sha256::new();
+        key.update(format!("{needs:?}"));
+        key.update(packages);
+        let key: String = key.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("localhost/base:{key}")
+            .parse::<Reference>()
+            .map_err(|error| Fault::new(FaultKind::Failed, "a base cannot be named").source(&error))?;
+        match layout.find(&name) {
+            Ok(Some(image)) => Ok((image, name)),
+            Ok(None) | Err(_) => Ok((new_base(needs, layout, folder)?, name)),
+        }
+    })?;
+    // The last one that was used.
+    layout.name(&image, std::slice::from_ref(&name))?;
+    Ok(image)
+}
+
+fn new_base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
     let machine = Machine::look(Path::new("/"))?.base(needs)?;
     machine.notes.iter().for_each(|note| tracing::info!(note, "of the base of an image"));
+    room_for(folder, COPIES * machine.tree.bytes(), NOT_MADE)?;
     let recipe = Recipe {
         platform: needs.platform(),
         under: None,
@@ -148,9 +174,33 @@ fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
         port: None,
         created: 0,
     };
-    let image = make(&recipe, layout.blobs())?;
-    layout.name(&image, std::slice::from_ref(&name))?;
-    Ok(image)
+    Ok(make(&recipe, layout.blobs())?)
+}
+
+/// What says which packages there are, and whether they are being changed.
+fn packages() -> Vec<u8> {
+    let mut all: Vec<u8> = [PACKAGES, AUTHORITIES].iter().flat_map(|said| fs::read(said).unwrap_or_default()).collect();
+    let under_way = fs::read_dir(UPDATES).into_iter().flatten().flatten().map(|entry| entry.path());
+    let under_way: BTreeSet<PathBuf> = under_way.collect();
+    under_way.iter().for_each(|path| all.extend(fs::read(path).unwrap_or_default()));
+    all
+}
+
+/// What is made while the packages stay what they are: of an update under way it would have one half.
+fn settled<T>(mut look: impl FnMut() -> Vec<u8>, mut make: impl FnMut(&[u8]) -> Result<T, Fault>) -> Result<T, Fault> {
+    let mut packages = look();
+    for _ in 0..ATTEMPTS {
+        let made = make(&packages);
+        let now = look();
+        if now == packages {
+            return made;
+        }
+        packages = now;
+    }
+    let fault = Fault::new(FaultKind::Failed, "the base of an image cannot be made");
+    Err(fault
+        .caused_by("the packages of this machine were changed meanwhile, again and again")
+        .hint("they are being updated: it is tried again by itself, or when that is over"))
 }
 
 #[cfg(test)]
@@ -188,6 +238,26 @@ mod tests {
         assert_eq!(programs("$RUN").unwrap(), expected(&["/bin/sh"]), "nobody knows yet");
         let nowhere = programs("no-such-program").unwrap_err();
         assert!(nowhere.causes.iter().any(|cause| cause.contains("no-such-program")), "{nowhere:?}");
+    }
+
+    #[test]
+    fn no_base_is_made_of_two_halves_of_an_update() {
+        let made = |looks: &[&str]| {
+            let mut looks = looks.iter().map(|text| text.as_bytes().to_vec());
+            settled(|| looks.next().unwrap(), |packages| Ok(String::from_utf8_lossy(packages).into_owned()))
+        };
+        assert_eq!(made(&["1", "1"]).unwrap(), "1");
+        assert_eq!(made(&["1", "2", "2"]).unwrap(), "2");
+        let fault = made(&["1", "2", "3", "4"]).unwrap_err();
+        assert!(fault.causes[0].contains("changed meanwhile"), "{fault:?}");
+        // What fails because of an update is tried again; what fails without one is told.
+        let tried = |looks: &[&str]| {
+            let mut looks = looks.iter().map(|text| text.as_bytes().to_vec());
+            let gone = || Fault::new(FaultKind::Failed, "a file is gone");
+            settled(|| looks.next().unwrap(), |packages| if packages == b"1" { Err(gone()) } else { Ok(()) })
+        };
+        assert!(tried(&["1", "2", "2"]).is_ok());
+        assert_eq!(tried(&["1", "1"]).unwrap_err().message, "a file is gone");
     }
 
     #[test]

@@ -43,6 +43,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use data::last_words;
+pub use disk::room_for;
 pub use driver::image::PACKAGES;
 pub use driver::keep_binary;
 pub use engine::{Engine, EngineError};
