@@ -81,7 +81,8 @@ fn an_app_in_podman_answers_and_what_dies_comes_back_once() {
 }
 
 fn lives(kind: Kind, name: &'static str) {
-    let scene = Scene::set(kind, name, "limits = { memory = \"96MiB\", cpu = 0.5 }\n");
+    // More processors than the machine has.
+    let scene = Scene::set(kind, name, "limits = { memory = \"96MiB\", cpu = 64 }\n");
     assert!(scene.get("/").starts_with("hello from"), "{}", scene.get("/"));
     is_closed(&scene);
     // An instance dies: one copy comes back, and the restart is counted.
@@ -114,6 +115,16 @@ fn lives(kind: Kind, name: &'static str) {
     wait("the container of a dead shim is gone", SOON, || (!second.first.runs()).then_some(()));
     scene.answers();
     scene.only_copy();
+    // A person starts it anew by its engine, who does not go on with what nobody keeps.
+    let before = scene.only_copy();
+    let restarts = scene.instance()["restarts"].as_u64();
+    let _ = scene.engine.command(&["restart", "--time", "5", &before.name]).output().expect("docker is there");
+    wait("another one of its slot", SOON * 2, || {
+        let now = scene.instance();
+        (now["restarts"].as_u64() > restarts && now["state"] == "ready").then_some(())
+    });
+    scene.answers();
+    assert_ne!(scene.only_copy().first, before.first);
     // Its engine removes it, as a person may.
     scene.engine.ask("DELETE", &format!("/containers/{}?force=true", first.name));
     scene.answers();
@@ -155,6 +166,7 @@ fn is_closed(scene: &Scene) {
         (&true.into(), &"host".into(), &true.into())
     );
     assert_eq!((host["Memory"].as_u64(), host["MemorySwap"].as_u64()), (Some(96 << 20), Some(96 << 20)), "{host}");
+    assert_eq!((host["CpuPeriod"].as_u64(), host["CpuQuota"].as_u64()), (Some(100_000), Some(6_400_000)), "{host}");
     assert!(host["PidsLimit"].as_u64().is_some_and(|most| most > 0 && most <= 4096), "{host}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", copy.first.pid)).expect("it runs");
     let field =
@@ -424,6 +436,9 @@ fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     assert!(rolled_back.status.success(), "{}", text(&rolled_back));
     says(rolling + canaries - 1);
     load.stop().expect_no_failure("while releases came and went");
+    // Of all that began with an image, those that are gone have no name for it any more.
+    let begun = || scene.engine.images().into_iter().filter(|name| name.contains(".r")).collect::<Vec<_>>();
+    assert!(begun().len() <= 2, "{:?}", begun());
     wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));
 }
 

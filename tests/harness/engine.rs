@@ -138,6 +138,13 @@ impl Engine {
         found
     }
 
+    /// Names of all images that it has.
+    pub fn images(&self) -> Vec<String> {
+        let all = self.ask("GET", "/images/json");
+        let names = all.as_array().expect("a list").iter().filter_map(|one| one["RepoTags"].as_array());
+        names.flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    }
+
     /// Names of all containers that it has, whatever they do.
     pub fn all(&self) -> Vec<String> {
         let all = self.ask("GET", "/containers/json?all=true");

@@ -18,7 +18,7 @@ use super::{Context, image, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
 use crate::engine::create::{Bind, FILES, GIVEN, LEAST_MEMORY, SECRETS, Wanted};
-use crate::engine::{EngineError, Listed, PATIENCE};
+use crate::engine::{BRIEF_PATIENCE, EngineError, Listed, PATIENCE, State};
 use crate::layout::{self, Layout};
 use crate::procfs;
 use crate::shim::contract::{Clear, Contained, Container, Entry, Record};
@@ -304,13 +304,21 @@ pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>
     }
     let kept = record.and_then(|record| record.container.as_ref());
     let removed = match (kept, &context.engines) {
-        (Some(Contained { socket, id: Some(own), .. }), _) => Engine::at(socket.clone()).remove(own),
+        (Some(Contained { socket, id: Some(own), .. }), _) => remove_own(&Engine::at(socket.clone()), own),
         // Who died before it could say which one it was, or was of an earlier version.
         (_, Some(engines)) => remove_labelled(&engines.of, id),
         (_, None) => return,
     };
     if let Err(error) = removed {
         tracing::debug!(instance = %id, %error, "its container stays until its name is used again");
+    }
+}
+
+/// Asked first: to remove one takes long, and an engine that hangs is not given as much for one that its shim has removed.
+fn remove_own(engine: &Engine, id: &str) -> Result<(), EngineError> {
+    match engine.state(id, BRIEF_PATIENCE)? {
+        State::Gone => Ok(()),
+        State::Runs { .. } | State::Ended { .. } => engine.remove(id),
     }
 }
 
@@ -366,6 +374,20 @@ mod tests {
         collect_containers(&layout, &fake::containers(engine));
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
+    }
+
+    #[test]
+    fn what_an_incarnation_has_left_is_found_by_its_id() {
+        let (engine, asked, _folder) = crate::engine::fake::engine(&[
+            ("GET /containers/left/json", 200, r#"{"State":{"Running":true,"Pid":7,"ExitCode":0,"OOMKilled":false}}"#),
+            ("DELETE ", 204, ""),
+        ]);
+        remove_own(&engine, "left").unwrap();
+        remove_own(&engine, "removed").unwrap();
+        let asked: Vec<String> = asked.try_iter().collect();
+        let expected =
+            ["GET /containers/left/json", "DELETE /containers/left?force=true&v=true", "GET /containers/removed/json"];
+        assert_eq!(asked, expected);
     }
 
     #[test]
