@@ -344,6 +344,9 @@ pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i Insta
 
 #[cfg(test)]
 mod tests {
+    use bowline_core::app::Limits;
+    use bowline_core::units::Bytes;
+
     use super::*;
     use crate::driver::fake;
 
@@ -410,6 +413,21 @@ mod tests {
         remove_labelled(&fake::containers(engine), &"local/shop.web.r3.0.1".parse().unwrap()).unwrap();
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/own?force=true&v=true"]);
+    }
+
+    #[test]
+    fn a_limit_that_its_engine_does_not_take_is_said_not_to_be_enforced() {
+        let (engine, _asked, _folder) = crate::engine::fake::engine(&[(
+            "GET /info",
+            200,
+            r#"{"MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=seccomp"]}"#,
+        )]);
+        let engines = Engines::new(fake::containers(engine));
+        let lacks = |memory: u64| {
+            let limits = Limits { memory: Some(Bytes(memory)), cpu: None };
+            unenforced(&engines, &InstanceSpec { limits, ..fake::spec("local/shop.web.r3.0.1") }).unwrap()
+        };
+        assert_eq!((lacks(1 << 20), lacks(6 << 20)), (vec![MEMORY_LIMIT.to_owned()], Vec::new()));
     }
 
     #[test]

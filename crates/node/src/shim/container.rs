@@ -388,6 +388,7 @@ fn status(code: i32) -> Status {
 mod tests {
     use super::*;
     use crate::engine::fake;
+    use crate::shim::log::LogFile;
 
     #[test]
     fn a_shell_reads_back_what_the_engine_must_not_know() {
@@ -472,6 +473,21 @@ mod tests {
         assert!(matches!(refused, EngineError::Elsewhere { .. }), "{refused}");
         let (engine, _asked, _folder) = fake::engine(&[]);
         assert!(hold(&engine, "a", "no-mark", Duration::ZERO).unwrap().is_none(), "it has ended and is gone");
+    }
+
+    #[test]
+    fn output_has_an_end_though_somebody_else_writes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut ours = Stream::new(stream(&path, None).unwrap(), Tag::Out);
+        let mut log = Log::start(LogFile::new(folder.path().join("log"), 1 << 20, 1, 1, None), 1).unwrap();
+        let mut theirs = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let text = format!("{}\n", "x".repeat(1023)).repeat(64);
+        // Until nobody reads.
+        let writes = std::thread::spawn(move || while theirs.write_all(text.as_bytes()).is_ok() {});
+        ours.drain(&mut log, 0);
+        drop(ours);
+        writes.join().unwrap();
     }
 
     #[test]
