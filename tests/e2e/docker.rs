@@ -436,7 +436,9 @@ fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     assert!(rolled_back.status.success(), "{}", text(&rolled_back));
     says(rolling + canaries - 1);
     load.stop().expect_no_failure("while releases came and went");
-    // Releases that are gone have no names for their images any more: one that was going may have had its own still.
+    wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));
+    // What a release leaves is looked for when the next one is done.
+    scene.deploy(rolling + canaries + 1);
     let begun = || scene.engine.images().iter().filter(|name| name.contains(".r")).count();
     wait("images of old releases are gone", SOON, || (begun() <= 2).then_some(()));
     wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));

@@ -1,7 +1,6 @@
 //! Images of what the daemon runs in containers: an artifact as it lies on this machine, over those packages of this machine that it
 //! needs. The node asks for one, the builder of images makes it; neither knows the other.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
 use bowline_image::base::{Machine, Needs, Start};
 use bowline_image::{Entry, Image, ImageError, Labels, Layout, Recipe, Run, Tree, make};
-use bowline_node::{ImageCall, ImageRequest, PACKAGES, room_for};
+use bowline_node::{ImageCall, ImageRequest, Packages, room_for};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -23,14 +22,6 @@ const SHELL: &str = "/bin/sh";
 const BASES: usize = 8;
 /// An engine may give what it mounts there the mode of what lies below.
 const TEMPORARY: &str = "/tmp";
-/// By which it is told whether a base is still that of this machine.
-const PACKAGES: &str = "/var/lib/dpkg/status";
-/// Which authorities are trusted (update-ca-certificates(8)).
-const AUTHORITIES: &str = "/etc/ca-certificates.conf";
-/// Where dpkg(1) writes down what it does before it is in [`PACKAGES`].
-const UPDATES: &str = "/var/lib/dpkg/updates";
-/// Of a base, while packages are being updated.
-const ATTEMPTS: usize = 3;
 /// A layer is written twice: as a part of the image, and of the archive that the engine is given.
 const COPIES: u64 = 2;
 /// What becomes of one for which there is no room.
@@ -141,7 +132,7 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
 
 /// Made once for what is needed, and anew when the machine's packages have changed.
 fn base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
-    let (image, name) = settled(packages, |packages| {
+    let (image, name) = Packages::of_machine().while_settled(|packages| {
         let mut key = Sha256::new();
         key.update(format!("{needs:?}"));
         key.update(packages);
@@ -175,32 +166,6 @@ fn new_base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Faul
         created: 0,
     };
     Ok(make(&recipe, layout.blobs())?)
-}
-
-/// What says which packages there are, and whether they are being changed.
-fn packages() -> Vec<u8> {
-    let mut all: Vec<u8> = [PACKAGES, AUTHORITIES].iter().flat_map(|said| fs::read(said).unwrap_or_default()).collect();
-    let under_way = fs::read_dir(UPDATES).into_iter().flatten().flatten().map(|entry| entry.path());
-    let under_way: BTreeSet<PathBuf> = under_way.collect();
-    under_way.iter().for_each(|path| all.extend(fs::read(path).unwrap_or_default()));
-    all
-}
-
-/// What is made while the packages stay what they are: of an update under way it would have one half.
-fn settled<T>(mut look: impl FnMut() -> Vec<u8>, mut make: impl FnMut(&[u8]) -> Result<T, Fault>) -> Result<T, Fault> {
-    let mut packages = look();
-    for _ in 0..ATTEMPTS {
-        let made = make(&packages);
-        let now = look();
-        if now == packages {
-            return made;
-        }
-        packages = now;
-    }
-    let fault = Fault::new(FaultKind::Failed, "the base of an image cannot be made");
-    Err(fault
-        .caused_by("the packages of this machine were changed meanwhile, again and again")
-        .hint("they are being updated: it is tried again by itself, or when that is over"))
 }
 
 #[cfg(test)]
@@ -238,26 +203,6 @@ mod tests {
         assert_eq!(programs("$RUN").unwrap(), expected(&["/bin/sh"]), "nobody knows yet");
         let nowhere = programs("no-such-program").unwrap_err();
         assert!(nowhere.causes.iter().any(|cause| cause.contains("no-such-program")), "{nowhere:?}");
-    }
-
-    #[test]
-    fn no_base_is_made_of_two_halves_of_an_update() {
-        let made = |looks: &[&str]| {
-            let mut looks = looks.iter().map(|text| text.as_bytes().to_vec());
-            settled(|| looks.next().unwrap(), |packages| Ok(String::from_utf8_lossy(packages).into_owned()))
-        };
-        assert_eq!(made(&["1", "1"]).unwrap(), "1");
-        assert_eq!(made(&["1", "2", "2"]).unwrap(), "2");
-        let fault = made(&["1", "2", "3", "4"]).unwrap_err();
-        assert!(fault.causes[0].contains("changed meanwhile"), "{fault:?}");
-        // What fails because of an update is tried again; what fails without one is told.
-        let tried = |looks: &[&str]| {
-            let mut looks = looks.iter().map(|text| text.as_bytes().to_vec());
-            let gone = || Fault::new(FaultKind::Failed, "a file is gone");
-            settled(|| looks.next().unwrap(), |packages| if packages == b"1" { Err(gone()) } else { Ok(()) })
-        };
-        assert!(tried(&["1", "2", "2"]).is_ok());
-        assert_eq!(tried(&["1", "1"]).unwrap_err().message, "a file is gone");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{InstanceObservation, Phase};
-use bowline_core::release::Artifact;
+use bowline_core::release::{Artifact, Kept};
 use bowline_core::resource::ResourceKey;
 
 use super::Loop;
@@ -58,8 +58,10 @@ impl Loop {
             app.roots = kept;
         }
         let roots = self.apps.values().flat_map(|app| app.roots.values().flatten().cloned());
-        let keep = roots.chain(self.kept_snapshots()).collect();
-        self.effects.push(Effect::Collect(Arc::new(keep)));
+        let roots = roots.chain(self.kept_snapshots()).collect();
+        let of = |(key, app): (&AppKey, &AppWorld)| -> Vec<_> { app.roots.keys().map(|n| (key.clone(), *n)).collect() };
+        let releases = self.apps.iter().flat_map(of).collect();
+        self.effects.push(Effect::Collect(Arc::new(Kept { roots, releases })));
         // What is not stored now is found again by the next look of the next daemon.
         if !forgotten.is_empty() {
             self.store(Job::Write(forgotten), Pending::Nothing);

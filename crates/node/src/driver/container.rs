@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
@@ -18,7 +18,7 @@ use super::{Context, image, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
 use crate::engine::create::{Bind, FILES, GIVEN, LEAST_MEMORY, SECRETS, Wanted};
-use crate::engine::{BRIEF_PATIENCE, EngineError, Listed, PATIENCE, State};
+use crate::engine::{BRIEF_PATIENCE, EngineError, Listed, START_PATIENCE, State};
 use crate::layout::{self, Layout};
 use crate::procfs;
 use crate::shim::contract::{Clear, Contained, Container, Entry, Record};
@@ -37,13 +37,13 @@ const SEARCH: &str = "PATH";
 #[derive(Debug)]
 pub(crate) struct Engines {
     pub of: Containers,
-    /// One image is made at a time: the next one may be the same.
-    pub(super) making: Mutex<()>,
+    /// An engine was told to start a container, and then neither whether it did nor to remove it.
+    left: AtomicBool,
 }
 
 impl Engines {
     pub(super) fn new(of: Containers) -> Self {
-        Self { of, making: Mutex::default() }
+        Self { of, left: AtomicBool::default() }
     }
 }
 
@@ -60,11 +60,6 @@ pub(super) struct Preparing<'p> {
 /// packages and as its own user.
 pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'c Engines> {
     context.engines.as_ref().filter(|_| spec.reach == Reach::Edge)
-}
-
-/// Whether this instance is a container; the servers of databases run beside them.
-pub(super) fn is_one(context: &Context, id: &InstanceId) -> bool {
-    context.engines.is_some() && ResourceKey::of_slot(&id.slot).is_none()
 }
 
 /// What the shim is given; blocks until its image is there.
@@ -129,7 +124,8 @@ pub(super) fn unenforced(engines: &Engines, spec: &InstanceSpec) -> Result<Vec<S
         CPU_LIMIT => spec.limits.cpu.is_some(),
         _ => true,
     };
-    let lacks = engines.of.engine.lacks(PATIENCE).map_err(|error| error.fault(format!("cannot start {}", spec.id)))?;
+    let lacks =
+        engines.of.engine.lacks(START_PATIENCE).map_err(|error| error.fault(format!("cannot start {}", spec.id)))?;
     let is_less = spec.limits.memory.is_some_and(|memory| memory.0 < LEAST_MEMORY);
     let less = (is_less && !lacks.iter().any(|lack| lack == MEMORY_LIMIT)).then(|| MEMORY_LIMIT.to_owned());
     Ok(lacks.into_iter().filter(is_asked).chain(less).collect())
@@ -277,11 +273,15 @@ pub(crate) fn collect(state: &Path, run: &Path, containers: &Containers, keep: &
     image::collect(&layout, containers, keep);
 }
 
-/// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left.
-fn collect_containers(layout: &Layout, containers: &Containers) {
+/// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left. Whether all are gone that
+/// nobody keeps.
+fn collect_containers(layout: &Layout, containers: &Containers) -> bool {
     let all = match containers.engine.containers(&of_state(&containers.state)) {
         Ok(all) => all,
-        Err(error) => return tracing::debug!(%error, "old containers stay"),
+        Err(error) => {
+            tracing::debug!(%error, "old containers stay");
+            return false;
+        }
     };
     let is_left = |one: &&Listed| {
         let id = one.label(INSTANCE_LABEL).and_then(|id| id.parse::<InstanceId>().ok());
@@ -289,28 +289,47 @@ fn collect_containers(layout: &Layout, containers: &Containers) {
         id.is_some_and(|id| matches!(layout.instance(&id).try_exists(), Ok(false)))
     };
     // Not by name: the next incarnation has the same.
-    for one in all.iter().filter(is_left) {
-        if let Err(error) = containers.engine.remove(&one.id) {
-            tracing::debug!(container = one.name(), %error, "an old container stays");
-        }
-    }
+    let stays = |one: &&Listed| {
+        let removed = containers.engine.remove(&one.id);
+        removed.inspect_err(|error| tracing::debug!(container = one.name(), %error, "an old container stays")).is_err()
+    };
+    all.iter().filter(is_left).filter(stays).count() == 0
 }
 
 /// What an incarnation that has ended may have left in the engine. Where it does not answer, this is done before the name is used again.
-pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>) {
+/// Whether it is gone.
+pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>) -> bool {
     // The servers of databases run beside containers.
     if ResourceKey::of_slot(&id.slot).is_some() {
-        return;
+        return true;
     }
     let kept = record.and_then(|record| record.container.as_ref());
     let removed = match (kept, &context.engines) {
-        (Some(Contained { socket, id: Some(own), .. }), _) => remove_own(&Engine::at(socket.clone()), own),
-        // Who died before it could say which one it was, or was of an earlier version.
+        (Some(Contained { socket, id: own, .. }), _) => remove_own(&Engine::at(socket.clone()), own),
+        // Who died before it could say which one it was.
         (_, Some(engines)) => remove_labelled(&engines.of, id),
-        (_, None) => return,
+        (_, None) => return true,
     };
-    if let Err(error) = removed {
+    let removed = removed.inspect_err(|error| {
         tracing::debug!(instance = %id, %error, "its container stays until its name is used again");
+    });
+    removed.is_ok()
+}
+
+/// An engine that was told to start one may do so whenever it comes to itself: it is looked at until it has said what it has.
+pub(super) fn leave(context: &Context) {
+    if let Some(engines) = &context.engines {
+        engines.left.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Removes what [`leave`] was told of. Blocks.
+pub(super) fn remove_left(context: &Context) {
+    if let Some(engines) = &context.engines
+        && engines.left.swap(false, Ordering::Relaxed)
+        && !collect_containers(&context.layout, &engines.of)
+    {
+        leave(context);
     }
 }
 
@@ -325,16 +344,18 @@ fn remove_own(engine: &Engine, id: &str) -> Result<(), EngineError> {
 /// Not by name: the next incarnation may have it already. And not by its instance alone: another state may have one that is called so.
 fn remove_labelled(Containers { engine, state, .. }: &Containers, id: &InstanceId) -> Result<(), EngineError> {
     let (all, id) = (engine.containers(&of_state(state))?, id.to_string());
-    all.iter().filter(|one| one.label(INSTANCE_LABEL) == Some(&id)).try_for_each(|one| engine.remove(&one.id))
+    all.iter().filter(|one| one.label(INSTANCE_LABEL) == Some(id.as_str())).try_for_each(|one| engine.remove(&one.id))
 }
 
 /// Containers of this state that no shim keeps.
 pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i InstanceId>) {
     let Some(Engines { of: Containers { engine, state, .. }, .. }) = &context.engines else { return };
-    let kept: BTreeSet<String> = alive.map(|id| name(state, &id.slot)).collect();
+    // Not by name: somebody may have given it another one.
+    let kept: BTreeSet<String> = alive.map(InstanceId::to_string).collect();
+    let is_kept = |one: &Listed| one.label(INSTANCE_LABEL).is_some_and(|id| kept.contains(id));
     let all = engine.containers(&of_state(state));
     let all = all.inspect_err(|error| tracing::warn!(%error, "the engine's containers cannot be looked at"));
-    for one in all.unwrap_or_default().iter().filter(|one| !kept.contains(one.name())) {
+    for one in all.unwrap_or_default().iter().filter(|one| !is_kept(one)) {
         tracing::info!(container = one.name(), "a container that nobody keeps is removed");
         if let Err(error) = engine.remove(&one.id) {
             tracing::warn!(container = one.name(), %error, "it stays");
@@ -374,7 +395,38 @@ mod tests {
             ("DELETE ", 204, ""),
         ]);
         fs::create_dir_all(layout.instance(&"local/shop.web.r3.0.2".parse().unwrap())).unwrap();
-        collect_containers(&layout, &fake::containers(engine));
+        assert!(collect_containers(&layout, &fake::containers(engine)));
+        let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
+        assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
+    }
+
+    #[test]
+    fn an_engine_that_cannot_be_told_is_told_later() {
+        let root = tempfile::tempdir().unwrap();
+        let all = r#"[{"Id":"late","Names":["/n"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}}]"#;
+        let mut answers = [(500, ""), (200, all), (500, ""), (200, all), (204, "")].into_iter();
+        let (engine, asked, _folder) = crate::engine::fake::answering(move |_| {
+            let (status, body) = answers.next().unwrap();
+            (status, body.to_owned())
+        });
+        let context = fake::context(root.path(), engine);
+        remove_left(&context);
+        assert_eq!(asked.try_iter().count(), 0, "nothing was left");
+        leave(&context);
+        (0..4).for_each(|_| remove_left(&context));
+        let asked: Vec<String> =
+            asked.try_iter().map(|question| question[..question.find('/').unwrap()].to_owned()).collect();
+        assert_eq!(asked, ["GET ", "GET ", "DELETE ", "GET ", "DELETE "]);
+    }
+
+    #[test]
+    fn a_container_that_was_renamed_is_its_shims_still() {
+        let root = tempfile::tempdir().unwrap();
+        let all = r#"[{"Id":"kept","Names":["/renamed"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
+                      {"Id":"old","Names":["/bowline-own-local.shop.web.r3.0"],"Labels":{"bowline.instance":"local/shop.web.r3.0.0"}}]"#;
+        let (engine, asked, _folder) =
+            crate::engine::fake::engine(&[("GET /containers/json", 200, all), ("DELETE ", 204, "")]);
+        sweep(&fake::context(root.path(), engine), [&"local/shop.web.r3.0.1".parse().unwrap()].into_iter());
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
     }

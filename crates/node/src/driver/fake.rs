@@ -13,7 +13,7 @@ use crate::{Containers, Engine, NodeConfig};
 
 /// Of a state that the engine knows as `own`, with nobody who makes images.
 pub(crate) fn containers(engine: Engine) -> Containers {
-    Containers { engine, images: mpsc::channel(1).0, state: "own".to_owned() }
+    Containers { engine, images: mpsc::channel(1).0, state: "own".to_owned(), making: Default::default() }
 }
 
 /// Of a daemon whose instances are containers.

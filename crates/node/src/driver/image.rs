@@ -5,26 +5,24 @@
 //! next release.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{Digest, SlotId};
+use bowline_core::id::{AppKey, Digest, ReleaseNumber, SlotId};
 use bowline_core::instance::{Awaited, InstanceSpec, Phase};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::adopt;
 use super::container::{Engines, Preparing};
+use crate::engine::START_PATIENCE;
 use crate::layout::Layout;
-use crate::{Containers, ImageRequest, Keep};
+use crate::{Containers, ImageRequest, Keep, Packages};
 
 /// Of the images that are made: another number, and all are made anew.
 const FORMAT: &str = "2";
-/// By which it is told whether the packages of this machine are still those that an image stands on.
-pub const PACKAGES: &str = "/var/lib/dpkg/status";
 
 /// What an image is made of, but for the packages.
 struct Made {
@@ -52,7 +50,7 @@ impl Made {
 
     /// With those that the release of this slot began with.
     fn begun_by(&self, slot: &SlotId) -> String {
-        self.tagged(&release(slot))
+        self.tagged(&release(&slot.key, slot.release))
     }
 
     fn tagged(&self, last: &str) -> String {
@@ -65,13 +63,8 @@ fn repository(state: &str) -> String {
 }
 
 /// `APP.rRELEASE`, in an alphabet that every tag has.
-fn release(slot: &SlotId) -> String {
-    format!("{}.r{}", digest(&[slot.key.to_string().as_bytes()]), slot.release)
-}
-
-fn packages() -> String {
-    // Where there are none no image is made.
-    digest(&[&fs::read(PACKAGES).unwrap_or_default()])
+fn release(key: &AppKey, number: ReleaseNumber) -> String {
+    format!("{}.r{number}", digest(&[key.to_string().as_bytes()]))
 }
 
 fn digest(parts: &[&[u8]]) -> String {
@@ -102,12 +95,14 @@ pub(super) fn have(
     let name = made.begun_by(&spec.id.slot);
     let what = || format!("cannot have the image of {}", spec.id);
     let engine = &engines.of.engine;
-    let is_there = |name: &str| engine.has_image(name).map_err(|error| error.fault(what()));
+    let is_there = |name: &str| engine.has_image(name, START_PATIENCE).map_err(|error| error.fault(what()));
     let begin = |whole: &str| engine.tag(whole, &name).map_err(|error| error.fault(what()));
     if is_there(&name)? {
         return Ok(name);
     }
-    let whole = made.over(&packages());
+    let packages = Packages::of_machine();
+    let over = |said: &[u8]| made.over(&digest(&[said]));
+    let whole = over(&packages.said());
     if is_there(&whole)? {
         begin(&whole)?;
         return Ok(name);
@@ -118,11 +113,13 @@ pub(super) fn have(
     };
     // Others may be made before it.
     (preparing.tells)(Phase::Preparing(Awaited::Turn));
-    let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
+    let turn = engines.of.making.lock().unwrap_or_else(PoisonError::into_inner);
     wanted()?;
     (preparing.tells)(Phase::Preparing(Awaited::Image));
     // Of the same release, maybe.
     if !is_there(&name)? {
+        // They may be others than before its turn.
+        let whole = over(&packages.settled(preparing.is_wanted)?);
         if !is_there(&whole)? {
             make(engines, request, &whole, (&what, &wanted))?;
             tracing::info!(instance = %spec.id, image = whole, "image made");
@@ -186,13 +183,13 @@ struct Kept {
     artifacts: BTreeSet<String>,
     /// As they are now: what begins next, begins with them.
     packages: String,
-    /// Those of which there are instances.
+    /// Those that may run again, and those of which there are instances.
     releases: BTreeSet<String>,
 }
 
 impl Kept {
-    /// Those names among `all` that go: of artifacts that are gone, of packages that were updated, and of releases before an app's last one
-    /// that have no instances any more. (The last one may have none because it has nothing to do.)
+    /// Those names among `all` that go: of artifacts that are gone, of packages that were updated, and of releases that nobody keeps, but
+    /// for an app's last one: it may have been recorded after it was said what is kept.
     fn old<'n>(&self, all: &'n [String]) -> Vec<&'n str> {
         let tags = || all.iter().map(|name| (name.as_str(), Tag::of(name)));
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
@@ -217,15 +214,20 @@ impl Kept {
 
 /// Removes what is not to be kept.
 pub(super) fn collect(layout: &Layout, containers: &Containers, keep: &Keep) {
+    // What is being made has names that nobody keeps yet; it goes with the next release.
+    let Ok(_turn) = containers.making.try_lock() else { return tracing::debug!("old images stay: one is being made") };
     let all = match containers.engine.images(&repository(&containers.state)) {
         Ok(all) => all,
         Err(error) => return tracing::debug!(%error, "old images stay"),
     };
     let artifact = |root: &PathBuf| Some(artifact(layout, root)?.file_name()?.to_string_lossy().into_owned());
+    let kept = keep.releases.iter().map(|(key, number)| release(key, *number));
+    let runs = adopt::ids(&layout.instances());
+    let runs = runs.iter().map(|id| release(&id.slot.key, id.slot.release));
     let kept = Kept {
-        artifacts: keep.iter().filter_map(artifact).collect(),
-        packages: packages(),
-        releases: adopt::ids(&layout.instances()).iter().map(|id| release(&id.slot)).collect(),
+        artifacts: keep.roots.iter().filter_map(artifact).collect(),
+        packages: digest(&[&Packages::of_machine().said()]),
+        releases: kept.chain(runs).collect(),
     };
     for name in kept.old(&all) {
         if let Err(error) = containers.engine.remove_image(name) {

@@ -3,16 +3,13 @@
 use bowline_core::id::InstanceId;
 use bowline_core::instance::Usage;
 
-use super::{Context, container};
+use super::Context;
 use crate::procfs;
 use crate::shim::contract::{self, Record};
 
 pub(super) fn one(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
     let folder = context.layout.instance(&id);
-    // One that was adopted while its container was being started has said meanwhile which one it is.
-    let is_told = record.container.is_some() || !container::is_one(context, &id);
-    let later = if is_told { None } else { Record::read(&folder).ok().flatten() };
-    let usage = usage(later.as_ref().unwrap_or(record));
+    let usage = usage(&record.completed(&folder));
     let dropped = contract::read_dropped(&folder);
     (id, usage, dropped)
 }
@@ -69,7 +66,7 @@ mod tests {
             "folders": [groups], "memory": ["two", groups], "cpu": null, "pids": null, "kill": null,
         });
         let groups: Membership = serde_json::from_value(groups).unwrap();
-        Contained { socket: "/nowhere".into(), name: String::new(), id: None, pid: std::process::id(), groups }
+        Contained { socket: "/nowhere".into(), name: String::new(), id: String::new(), pid: std::process::id(), groups }
     }
 
     #[test]

@@ -477,6 +477,9 @@ impl Driver {
     /// Measures beside the loop.
     fn tick(&mut self) {
         let live = self.live();
+        // An engine that hangs holds up no measuring.
+        let context = self.context.clone();
+        tokio::task::spawn_blocking(move || container::remove_left(&context));
         self.beside(move |context| {
             let instances = live.into_iter().map(|(id, r)| measure::one(context, id, &r)).collect();
             let space = Space::of(&context.layout.state).ok();

@@ -194,7 +194,9 @@ fn give_up_container(context: &Context, id: &InstanceId) {
         shim.wait(KILLED_WITHIN);
         shim.reap();
     }
-    container::remove(context, id, record.as_ref());
+    if !container::remove(context, id, record.as_ref()) {
+        container::leave(context);
+    }
     finish::kill_leftovers(&context.layout.mark(id), None);
 }
 

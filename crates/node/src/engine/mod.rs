@@ -23,6 +23,8 @@ use http::{Answer, Body};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// What a daemon that begins waits for one that hangs: what runs is taken up before anything else. And a shim that is told to end.
 pub(crate) const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
+/// While an instance starts, before its engine was told anything: well within the time that a node has to get it to run.
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(20);
 /// To kill and unmount a container; an engine goes on with it when nobody waits any more.
 const REMOVED_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks at what an engine is about to do.
@@ -236,9 +238,9 @@ impl Engine {
         Ok(info.lacks())
     }
 
-    pub(crate) fn has_image(&self, name: &str) -> Result<bool, EngineError> {
+    pub(crate) fn has_image(&self, name: &str, patience: Duration) -> Result<bool, EngineError> {
         let path = format!("/images/{name}/json");
-        let answer = self.ask(("GET", &path), Body::Empty, PATIENCE)?;
+        let answer = self.ask(("GET", &path), Body::Empty, patience)?;
         match answer.status {
             404 => Ok(false),
             _ => accepted(&format!("GET {path}"), answer).map(|_| true),
@@ -249,7 +251,7 @@ impl Engine {
     pub(crate) fn load(&self, archive: &File, name: &str) -> Result<(), EngineError> {
         let question = ("POST", "/images/load?quiet=1");
         let said = self.taken(question, Body::Archive(archive), LOAD_PATIENCE)?;
-        match self.has_image(name)? {
+        match self.has_image(name, PATIENCE)? {
             true => Ok(()),
             false => Err(EngineError::Image(String::from_utf8_lossy(&said.body).trim().to_owned())),
         }
