@@ -1,5 +1,7 @@
 //! Instances as containers of Docker, and of Podman by the same API: the same apps, the same verbs, the same promises.
 
+mod limits;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -54,6 +56,14 @@ impl Scene {
 
     fn answers(&self) {
         wait("the app answers", SOON, || self.get("/").starts_with("hello from").then_some(()));
+    }
+
+    /// Of its one instance, as it is exposed.
+    fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = curl(&self.bowline.ca(), &format!("{}/metrics", self.up.admin()), &[]).text();
+        let (start, own) = (format!("{name}{{"), format!("app=\"{}\"", self.name));
+        let line = metrics.lines().find(|line| line.starts_with(&start) && line.contains(&own))?;
+        line.rsplit_once(' ')?.1.parse().ok()
     }
 
     fn instance(&self) -> Value {
@@ -371,6 +381,12 @@ fn rolling_and_canary_releases_in_podman_lose_no_request() {
     releases(Kind::Podman, "podman-releases", 3, 1);
 }
 
+/// A server whose instances are containers of this engine.
+fn serve(bowline: &Bowline, engine: &Engine) -> Server {
+    let socket = engine.socket();
+    Server::start_with(bowline, &[], &[&ANY_PORTS[..], &["--runtime", "docker", "--engine", path(&socket)]].concat())
+}
+
 /// A server whose instances are containers, with an app that is deployed again and again, and says which one it is.
 struct Deploys {
     /// It ends first, and its engine last.
@@ -386,19 +402,22 @@ impl Deploys {
     /// `more`: tables of `bowline.toml`.
     fn set(kind: Kind, name: &str, scale: usize, more: &str) -> Self {
         let (engine, bowline) = (Engine::start(kind), Bowline::new());
-        let socket = engine.socket();
-        let runtime = ["--runtime", "docker", "--engine", path(&socket)];
-        let server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &runtime].concat());
+        let server = serve(&bowline, &engine);
         let route = format!("[environment.production]\nroute.main.hosts = [\"{name}.localhost\"]\n");
         let folder = app(&bowline, name, &format!("scale = {scale}\n[route.main]\nto = \"web\"\n{more}{route}"));
         let code = std::fs::read_to_string(folder.join("server.py")).expect("a file of the test");
         Self { _server: server, bowline, engine, name: name.to_owned(), folder, code }
     }
 
-    fn try_deploy(&self, number: usize) -> Output {
+    /// What deploys the one that says this number.
+    fn command(&self, number: usize) -> Command {
         std::fs::write(self.folder.join("server.py"), &self.code).expect("a file of the test");
         answering(&self.folder, &format!("self.answer(b\"hello from {number}\")"));
-        self.bowline.run(&["deploy", path(&self.folder), "--env", "production"])
+        self.bowline.command(&["deploy", path(&self.folder), "--env", "production"])
+    }
+
+    fn try_deploy(&self, number: usize) -> Output {
+        self.command(number).output().expect("the binary runs")
     }
 
     fn deploy(&self, number: usize) {
