@@ -422,10 +422,10 @@ mod tests {
     #[test]
     fn a_container_that_was_renamed_is_its_shims_still() {
         let root = tempfile::tempdir().unwrap();
-        let all = r#"[{"Id":"kept","Names":["/renamed"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
+        const ALL: &str = r#"[{"Id":"kept","Names":["/renamed"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
                       {"Id":"old","Names":["/bowline-own-local.shop.web.r3.0"],"Labels":{"bowline.instance":"local/shop.web.r3.0.0"}}]"#;
         let (engine, asked, _folder) =
-            crate::engine::fake::engine(&[("GET /containers/json", 200, all), ("DELETE ", 204, "")]);
+            crate::engine::fake::engine(&[("GET /containers/json", 200, ALL), ("DELETE ", 204, "")]);
         sweep(&fake::context(root.path(), engine), [&"local/shop.web.r3.0.1".parse().unwrap()].into_iter());
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);

@@ -415,7 +415,7 @@ mod tests {
         ]);
         assert!(engine.remove("a").is_ok() && engine.start("a").is_ok());
         assert_eq!(engine.state("a", PATIENCE).unwrap(), State::Gone);
-        assert!(!engine.has_image("localhost/x:1").unwrap());
+        assert!(!engine.has_image("localhost/x:1", PATIENCE).unwrap());
         let fault = engine.look().unwrap_err().fault("instances cannot run in containers");
         assert!(fault.causes[0].ends_with("runs without root") && fault.hint.is_some(), "{fault:?}");
         let all: Vec<String> = asked.try_iter().collect();
