@@ -91,6 +91,14 @@ impl Engine {
         self.answers();
     }
 
+    /// It takes connections and answers nobody, until what this gives is dropped; its containers run.
+    #[must_use = "it hangs no longer than that"]
+    pub fn hang(&self) -> Hanging {
+        let process = Process { pid: self.child.id() };
+        process.stop();
+        Hanging(process)
+    }
+
     fn answers(&self) {
         let log = self.folder.path().join("log");
         wait(&format!("{:?} answers; see {}", self.kind, log.display()), SOON * 3, || {
@@ -150,6 +158,16 @@ impl Engine {
         let all = self.ask("GET", "/containers/json?all=true");
         let names = all.as_array().expect("a list").iter().filter_map(|one| one["Names"][0].as_str());
         names.map(|name| name.trim_start_matches('/').to_owned()).collect()
+    }
+}
+
+/// An engine that hangs.
+#[derive(Debug)]
+pub struct Hanging(Process);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.go_on();
     }
 }
 
