@@ -1,5 +1,6 @@
 //! Instances as containers of Docker, and of Podman by the same API: the same apps, the same verbs, the same promises.
 
+mod data;
 mod limits;
 
 use std::path::{Path, PathBuf};
@@ -508,20 +509,4 @@ fn wherever_a_shim_dies_one_container_is_left() {
             (all == (1, 1)).then_some(())
         });
     }
-}
-
-#[test]
-fn a_database_runs_beside_the_containers_of_its_app() {
-    let (engine, bowline) = (Engine::start(Kind::Docker), Bowline::new());
-    let folder = bowline.app("docker-redis", "redis");
-    let scene = Scene::with(engine, bowline, "docker-redis", &folder);
-    let post = |name: &str| curl(&scene.bowline.ca(), &scene.up.https(), &["-d", name]).status;
-    assert_eq!(post("ann"), 200);
-    assert_eq!(scene.get("/"), "ann\n");
-    let copy = scene.only_copy();
-    let password = scene.engine.inspect(&copy.name).to_string().contains("REDIS_PASSWORD");
-    assert!(!password, "a password is no business of the engine's");
-    copy.first.kill();
-    wait("another one reads what was written", SOON, || (scene.get("/") == "ann\n").then_some(()));
-    assert_eq!(scene.engine.containers("docker-redis").len(), 1, "the database is none");
 }
