@@ -260,6 +260,7 @@ fn observation(phase: Phase, health: HealthState) -> InstanceObservation {
         usage: Usage::default(),
         unenforced: Vec::new(),
         dropped_lines: 0,
+        container: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Instances as containers of Docker, and of Podman by the same API: the same apps, the same verbs, the same promises.
 
 mod data;
+mod hanging;
 mod limits;
 
 use std::path::{Path, PathBuf};
@@ -391,7 +392,7 @@ fn serve(bowline: &Bowline, engine: &Engine) -> Server {
 /// A server whose instances are containers, with an app that is deployed again and again, and says which one it is.
 struct Deploys {
     /// It ends first, and its engine last.
-    _server: Server,
+    server: Server,
     bowline: Bowline,
     engine: Engine,
     name: String,
@@ -407,7 +408,13 @@ impl Deploys {
         let route = format!("[environment.production]\nroute.main.hosts = [\"{name}.localhost\"]\n");
         let folder = app(&bowline, name, &format!("scale = {scale}\n[route.main]\nto = \"web\"\n{more}{route}"));
         let code = std::fs::read_to_string(folder.join("server.py")).expect("a file of the test");
-        Self { _server: server, bowline, engine, name: name.to_owned(), folder, code }
+        Self { server, bowline, engine, name: name.to_owned(), folder, code }
+    }
+
+    /// Of the same state, when the one before is gone.
+    fn next_daemon(&mut self) {
+        let next = serve(&self.bowline, &self.engine);
+        drop(std::mem::replace(&mut self.server, next));
     }
 
     /// What deploys the one that says this number.

@@ -253,15 +253,23 @@ async fn containers(settings: &Settings, paths: &Paths, goes_on: bool) -> Result
     let Some(socket) = &settings.engine else { return Ok(None) };
     let engine = Engine::at(socket.clone());
     let looks = engine.clone();
-    let looked = tokio::task::spawn_blocking(move || looks.look()).await;
-    let looked = looked.map_err(|e| Fault::new(FaultKind::Failed, "the container engine was not asked").source(&e))?;
-    match looked {
-        Ok(lacks) if lacks.is_empty() => {}
-        Ok(lacks) => tracing::warn!(lacks = ?lacks, "the container engine does not enforce all limits"),
-        Err(error) if goes_on => {
-            tracing::warn!(error = %error, "the container engine does not answer: what runs goes on, and nothing is started");
+    let looked = tokio::task::spawn_blocking(move || {
+        let looked = looks.look();
+        match &looked {
+            Ok(lacks) if lacks.is_empty() => {}
+            Ok(lacks) => tracing::warn!(lacks = ?lacks, "the container engine does not enforce all limits"),
+            Err(error) => {
+                tracing::warn!(error = %error, "the container engine does not answer: nothing can be started")
+            }
         }
-        Err(error) => return Err(error.fault("instances cannot run in containers")),
+        looked
+    });
+    // One that hangs holds up nobody.
+    if !goes_on {
+        let looked = looked.await;
+        let looked =
+            looked.map_err(|e| Fault::new(FaultKind::Failed, "the container engine was not asked").source(&e))?;
+        looked.map_err(|error| error.fault("instances cannot run in containers"))?;
     }
     let (images, calls) = mpsc::channel(IMAGES);
     tokio::spawn(images::serve(paths.state.clone(), calls));

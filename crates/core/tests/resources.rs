@@ -124,6 +124,7 @@ impl Machine {
             usage: Usage::default(),
             unenforced: Vec::new(),
             dropped_lines: 0,
+            container: None,
         };
         let instances = self.instances.iter().map(|(id, phase)| (id.clone(), seen(phase))).collect();
         Observations { adopted: true, instances, ..Observations::default() }

@@ -14,7 +14,7 @@ const APP: &str = "docker-data";
 
 /// One app on all three, by drivers that were installed for it. It ends before its engine.
 struct Scene {
-    _server: Server,
+    server: Server,
     bowline: Bowline,
     engine: Engine,
     folder: PathBuf,
@@ -31,7 +31,7 @@ impl Scene {
         let route =
             "[route.main]\nto = \"web\"\n[environment.production]\nroute.main.hosts = [\"docker-data.localhost\"]\n";
         std::fs::write(&file, format!("{plain}{route}")).expect("a file of the test");
-        Self { _server: server, bowline, engine, folder }
+        Self { server, bowline, engine, folder }
     }
 
     fn deploy(&self) {
@@ -93,7 +93,8 @@ fn databases_run_beside_the_containers_of_their_app_and_keep_what_they_were_told
     scene.engine.stop();
     scene.bowline.kill_daemon();
     scene.engine.go_on();
-    scene._server = serve(&scene.bowline, &scene.engine);
+    let next = serve(&scene.bowline, &scene.engine);
+    drop(std::mem::replace(&mut scene.server, next));
     scene.have("ann ben");
     assert_eq!((scene.databases(), &scene.only_container()), (databases.clone(), &copy), "all is adopted");
     // Over the end of the app, and of a server.

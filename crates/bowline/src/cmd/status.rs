@@ -162,7 +162,9 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     let strategy = app.change.as_ref().and_then(|change| Some(change.rollout.as_ref()?.now.strategy));
     let each = |s: &wire::ServiceStatus| s.instances.iter().map(|i| row(s, i, strategy, ui)).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = app.services.iter().flat_map(each).collect();
-    let head = ["INSTANCE", "RELEASE", "STATE", "PID", "PORT", "UP", "RESTARTS", "MEMORY", "WAITS ON"];
+    let in_engine = app.services.iter().flat_map(|service| &service.instances).any(|one| one.container.is_some());
+    let process = if in_engine { "CONTAINER" } else { "PID" };
+    let head = ["INSTANCE", "RELEASE", "STATE", process, "PORT", "UP", "RESTARTS", "MEMORY", "WAITS ON"];
     let waits = rows.iter().any(|row| row.last().is_some_and(|on| !on.is_empty()));
     if !rows.is_empty() {
         ui.table(&head[..head.len() - usize::from(!waits)], &rows);
@@ -371,7 +373,7 @@ fn row(
         format!("{}.{}", service.name, i.slot),
         release_of(i, strategy, ui),
         ui.paint(tone, &i.state),
-        number(i.pid.map(u64::from)),
+        i.container.clone().unwrap_or_else(|| number(i.pid.map(u64::from))),
         number(i.port.map(u64::from)),
         up,
         i.restarts.to_string(),

@@ -252,6 +252,7 @@ impl Loop {
                 is_out.then(|| format!("gets no requests for a while: {FAILURES} in a row have failed"))
             }),
             pid,
+            container: seen.and_then(|seen| seen.container.clone()),
             port,
             since,
             restarts: status.restarts,

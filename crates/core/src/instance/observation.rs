@@ -55,6 +55,8 @@ pub struct InstanceObservation {
     pub unenforced: Vec<String>,
     /// Log lines lost because the disk could not take them.
     pub dropped_lines: u64,
+    /// What its engine calls the container that it is.
+    pub container: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +88,8 @@ pub enum Awaited {
     Turn,
     /// Its image is made.
     Image,
+    /// Its engine does not answer.
+    Engine { why: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

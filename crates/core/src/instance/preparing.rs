@@ -8,6 +8,8 @@ use crate::time::Mono;
 
 /// To make its image.
 const PREPARE_LIMIT: Duration = Duration::from_secs(900);
+/// For its engine to answer: as long, so that a release does not wait for ever for one that is gone.
+const ENGINE_LIMIT: Duration = Duration::from_secs(900);
 /// Images of others are made one after the other before it: some of them may take as long as they may.
 const TURN_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -31,6 +33,7 @@ impl Preparing {
         let within = match self.awaited {
             Awaited::Turn => TURN_LIMIT,
             Awaited::Image => PREPARE_LIMIT,
+            Awaited::Engine { .. } => ENGINE_LIMIT,
         };
         (self.since, within)
     }

@@ -513,8 +513,14 @@ impl Slot {
             State::Stopped => self.predecessor.clone().map(WaitsOn::Predecessor),
             State::Ready { .. } => None,
             State::Starting { ordered, running: None } => Some(match &self.preparing {
-                Some(Preparing { since, awaited: Awaited::Turn }) => WaitsOn::Turn { since: now.since(*since) },
-                Some(Preparing { since, awaited: Awaited::Image }) => WaitsOn::Image { since: now.since(*since) },
+                Some(Preparing { since, awaited }) => {
+                    let since = now.since(*since);
+                    match awaited {
+                        Awaited::Turn => WaitsOn::Turn { since },
+                        Awaited::Image => WaitsOn::Image { since },
+                        Awaited::Engine { why } => WaitsOn::Engine { why: why.clone(), since },
+                    }
+                }
                 None => WaitsOn::Start { since: now.since(ordered) },
             }),
             State::Starting { running: Some(running), .. } => {

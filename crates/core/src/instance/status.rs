@@ -52,6 +52,8 @@ pub enum WaitsOn {
     Turn { since: Duration },
     /// The image of its container is made.
     Image { since: Duration },
+    /// The engine of its container to answer.
+    Engine { why: String, since: Duration },
     /// The node has not started the process yet.
     Start { since: Duration },
     /// It runs; its health has not passed yet.
@@ -77,6 +79,7 @@ impl fmt::Display for WaitsOn {
         match self {
             Self::Turn { since } => write!(f, "image: others are made before it, for {}", Rough(*since)),
             Self::Image { since } => write!(f, "image: being made for {}", Rough(*since)),
+            Self::Engine { why, since } => write!(f, "engine: {why}, {}", Rough(*since)),
             Self::Start { since } => write!(f, "start: ordered {} ago", Rough(*since)),
             Self::Health { reason: Some(reason), since, grace } => {
                 write!(f, "health: {reason}, {} of {}", Rough(*since), Rough(*grace))

@@ -342,7 +342,9 @@ impl Round {
             status.failure.as_ref().is_some_and(|failure| is_enough(status.crashes, &failure.cause))
         };
         let is_made = |status: &SlotStatus| {
-            matches!(status.waits_on, Some(WaitsOn::Turn { .. } | WaitsOn::Image { .. })) && !fails(status)
+            let waits =
+                matches!(status.waits_on, Some(WaitsOn::Turn { .. } | WaitsOn::Image { .. } | WaitsOn::Engine { .. }));
+            waits && !fails(status)
         };
         if self.open(i).into_iter().any(|slot| self.status(&service, slot).is_some_and(is_made)) {
             self.made = now;

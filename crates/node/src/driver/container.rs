@@ -6,15 +6,17 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{InstanceId, Port, SlotId};
-use bowline_core::instance::{EnvValue, InstanceSpec, Phase, Reach, SecretFile};
+use bowline_core::instance::{Awaited, EnvValue, InstanceSpec, Phase, Reach, SecretFile};
 use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
+use tokio::sync::{Semaphore, mpsc};
 
-use super::{Context, image, start};
+use super::{Context, Event, image, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
 use crate::engine::create::{Bind, FILES, GIVEN, LEAST_MEMORY, SECRETS, Wanted};
@@ -26,6 +28,10 @@ use crate::{Containers, Engine, Keep};
 
 /// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
 const MOST: u64 = 1 << 20;
+/// So many instances ask at once whether their engine answers: each keeps a thread while it hangs.
+const ASK_AT_ONCE: usize = 4;
+/// Before they ask again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// What tells this state's containers from any others.
 const STATE_LABEL: &str = "bowline.state";
 /// Which incarnation one is of.
@@ -39,11 +45,12 @@ pub(crate) struct Engines {
     pub of: Containers,
     /// An engine was told to start a container, and then neither whether it did nor to remove it.
     left: AtomicBool,
+    asking: Semaphore,
 }
 
 impl Engines {
     pub(super) fn new(of: Containers) -> Self {
-        Self { of, left: AtomicBool::default() }
+        Self { of, left: AtomicBool::default(), asking: Semaphore::new(ASK_AT_ONCE) }
     }
 }
 
@@ -60,6 +67,48 @@ pub(super) struct Preparing<'p> {
 /// packages and as its own user.
 pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'c Engines> {
     context.engines.as_ref().filter(|_| spec.reach == Reach::Edge)
+}
+
+/// An engine that is away, or hangs, is waited for: nothing of that is the instance's failure. Not for one that nobody wants any more.
+pub(super) async fn until_it_answers(
+    context: &Context,
+    spec: &InstanceSpec,
+    unwanted: &AtomicBool,
+    told: &mpsc::Sender<Event>,
+) {
+    let Some(engines) = engine(context, spec) else { return };
+    let mut waited = false;
+    while !unwanted.load(Ordering::Relaxed) {
+        let turn = engines.asking.acquire().await;
+        let engine = engines.of.engine.clone();
+        let answer = tokio::task::spawn_blocking(move || engine.answers()).await;
+        drop(turn);
+        let phase = match answer {
+            Ok(Err(error)) => Phase::Preparing(Awaited::Engine { why: error.to_string() }),
+            Ok(Ok(())) | Err(_) => Phase::Starting,
+        };
+        let answers = phase == Phase::Starting;
+        if waited || !answers {
+            // The loop is gone: nobody waits for it.
+            drop(told.send(Event::Prepares(spec.id.clone(), phase)).await);
+        }
+        if answers {
+            return;
+        }
+        waited = true;
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Nothing is begun for one that is to stop.
+pub(super) fn refuse_unwanted(spec: &InstanceSpec, preparing: Preparing<'_>) -> Result<(), Fault> {
+    match (preparing.is_wanted)() {
+        true => Ok(()),
+        false => {
+            let fault = Fault::new(FaultKind::Failed, format!("the container of {} is not started", spec.id));
+            Err(fault.caused_by("nobody wants it any more"))
+        }
+    }
 }
 
 /// What the shim is given; blocks until its image is there.
@@ -345,6 +394,13 @@ fn remove_own(engine: &Engine, id: &str) -> Result<(), EngineError> {
 fn remove_labelled(Containers { engine, state, .. }: &Containers, id: &InstanceId) -> Result<(), EngineError> {
     let (all, id) = (engine.containers(&of_state(state))?, id.to_string());
     all.iter().filter(|one| one.label(INSTANCE_LABEL) == Some(id.as_str())).try_for_each(|one| engine.remove(&one.id))
+}
+
+/// Whether there is an engine that answers, or none is asked for. Blocks.
+pub(super) fn answers(context: &Context) -> bool {
+    let Some(engines) = &context.engines else { return true };
+    let answer = engines.of.engine.answers();
+    answer.inspect_err(|error| tracing::warn!(%error, "what it has of instances that have ended stays for now")).is_ok()
 }
 
 /// Containers of this state that no shim keeps.

@@ -31,10 +31,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Blocks. Called when the shim is gone; nothing of the tree is left afterwards.
 pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
-    let folder = context.layout.instance(id);
-    let record = record.map(|record| record.completed(&folder));
+    let record = record.map(|record| record.completed(&context.layout.instance(id)));
     let record = record.as_deref();
     container::remove(context, id, record);
+    conclude_here(context, id, record)
+}
+
+/// The same, and whatever its engine has of it stays until it answers.
+pub(super) fn conclude_here(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
+    let folder = context.layout.instance(id);
     let of_container = record.and_then(|record| record.container.as_ref()).map(Contained::own_groups);
     let groups = of_container.unwrap_or_else(|| groups(context, id, record));
     kill_leftovers(&context.layout.mark(id), Some(&groups));

@@ -331,6 +331,7 @@ impl Driver {
         let pid = record.child.unwrap_or(record.pid);
         let mut observation = observation(Phase::Running { pid, port, since: Timestamp(record.since_ms) });
         observation.unenforced.clone_from(&record.unenforced);
+        observation.container = record.container.as_ref().map(|container| container.name.clone());
         let shim = Arc::new(shim);
         tokio::spawn(watch_exit(self.context.clone(), self.sender.clone(), id.clone(), record.clone(), shim.clone()));
         let stage = Stage::Live { shim, record, kill_at: None };
@@ -352,6 +353,7 @@ impl Driver {
             ..observation.clone()
         };
         observation.usage = Usage::default();
+        observation.container = None;
         instance.stage = Stage::Ended { record };
         instance.checks = None;
     }
@@ -392,14 +394,7 @@ impl Driver {
         if taken {
             return;
         }
-        let (id, spec, sender) = (id.clone(), spec.clone(), self.sender.clone());
-        self.beside(move |context| {
-            // The loop is gone: nobody waits for it.
-            let tells = |phase| drop(sender.blocking_send(Event::Prepares(id.clone(), phase)));
-            let is_wanted = || !unwanted.load(Ordering::Relaxed);
-            let outcome = start_and_hold(context, &spec, Preparing { tells: &tells, is_wanted: &is_wanted });
-            Event::Started(id, outcome, context.volumes.observe())
-        });
+        tokio::spawn(start_beside(self.context.clone(), self.sender.clone(), spec.clone(), unwanted));
     }
 
     /// Begins the checks of an instance that was adopted or has just started.
@@ -533,6 +528,7 @@ fn observation(phase: Phase) -> InstanceObservation {
         usage: Usage::default(),
         unenforced: Vec::new(),
         dropped_lines: 0,
+        container: None,
     }
 }
 
@@ -541,6 +537,26 @@ fn told(id: &InstanceId, outcome: io::Result<()>) {
     if let Err(error) = outcome {
         tracing::debug!(instance = %id, %error, "its shim takes no signal");
     }
+}
+
+/// Keeps no thread while its engine is waited for.
+async fn start_beside(
+    context: Arc<Context>,
+    sender: mpsc::Sender<Event>,
+    spec: Arc<InstanceSpec>,
+    unwanted: Arc<AtomicBool>,
+) {
+    container::until_it_answers(&context, &spec, &unwanted, &sender).await;
+    let started = tokio::task::spawn_blocking(move || {
+        let id = &spec.id;
+        // The loop is gone: nobody waits for it, and a later driver looks at the world itself.
+        let tells = |phase| drop(sender.blocking_send(Event::Prepares(id.clone(), phase)));
+        let is_wanted = || !unwanted.load(Ordering::Relaxed);
+        let outcome = start_and_hold(&context, &spec, Preparing { tells: &tells, is_wanted: &is_wanted });
+        drop(sender.blocking_send(Event::Started(id.clone(), outcome, context.volumes.observe())));
+    });
+    // A panic has been told.
+    drop(started.await);
 }
 
 /// Blocks. The shim is held before anything else can happen to its number.

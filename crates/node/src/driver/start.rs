@@ -93,6 +93,7 @@ fn launch(
     }
     let config = match container::engine(context, spec) {
         Some(engines) => {
+            container::refuse_unwanted(spec, making.1)?;
             unbounded.extend(container::unenforced(engines, spec)?);
             // Temporary files are memory there; copies of what it may write to lie on the disk.
             unbounded.extend((!spec.writable.is_empty()).then(|| DISK_LIMIT.to_owned()));

@@ -238,6 +238,11 @@ impl Engine {
         Ok(info.lacks())
     }
 
+    /// Whether anybody is there, whatever is said. Blocks.
+    pub(crate) fn answers(&self) -> Result<(), EngineError> {
+        self.ask(("GET", "/_ping"), Body::Empty, BRIEF_PATIENCE).map(drop)
+    }
+
     pub(crate) fn has_image(&self, name: &str, patience: Duration) -> Result<bool, EngineError> {
         let path = format!("/images/{name}/json");
         let answer = self.ask(("GET", &path), Body::Empty, patience)?;

@@ -80,6 +80,7 @@ impl Bench {
             usage: Usage::default(),
             unenforced: Vec::new(),
             dropped_lines: 0,
+            container: None,
         };
         self.node.instances.insert(self.id(slot, incarnation), seen);
     }
@@ -237,6 +238,27 @@ fn one_that_does_not_get_ready_in_its_grace_is_stopped_and_tried_again() {
     bench.exits(0, 1, ExitCause::Stopped);
     bench.check(10, &["0.1 draining → crashed"], &[]);
     bench.check(1_000, &["0.2 crashed → starting"], &["run 0.2"]);
+}
+
+#[test]
+fn an_engine_that_is_away_is_waited_for_and_takes_nothing_of_the_time_of_an_image() {
+    let mut bench = Bench::new(1);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    let away = |seconds: u64| Phase::Preparing(Awaited::Engine { why: format!("nobody answers, {seconds}") });
+    let waits = |bench: &Bench| {
+        let status = bench.slots.status(bench.now).remove(&bench.id(0, 1).slot);
+        status.and_then(|status| status.waits_on).map(|waits_on| waits_on.to_string())
+    };
+    bench.sees(0, 1, away(1), HealthState::Unknown);
+    bench.check(10, &[], &["run 0.1"]);
+    bench.sees(0, 1, away(2), HealthState::Unknown);
+    bench.check(899_999, &[], &["run 0.1"]);
+    assert_eq!(waits(&bench).as_deref(), Some("engine: nobody answers, 2, 899s"));
+    bench.sees(0, 1, Phase::Preparing(Awaited::Image), HealthState::Unknown);
+    bench.check(0, &[], &["run 0.1"]);
+    bench.check(899_999, &[], &["run 0.1"]);
+    assert_eq!(waits(&bench).as_deref(), Some("image: being made for 899s"));
+    bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
 }
 
 #[test]

@@ -163,7 +163,15 @@ impl Rig {
 
     fn observe(&mut self, id: InstanceId, phase: Phase) {
         let (health, alive, usage) = (HealthState::Unknown, HealthState::Unknown, Usage::default());
-        let seen = InstanceObservation { phase, health, alive, usage, unenforced: Vec::new(), dropped_lines: 0 };
+        let seen = InstanceObservation {
+            phase,
+            health,
+            alive,
+            usage,
+            unenforced: Vec::new(),
+            dropped_lines: 0,
+            container: None,
+        };
         self.node.instances.insert(id, seen);
     }
 
