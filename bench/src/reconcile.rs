@@ -274,6 +274,7 @@ fn spec(pool: &PoolId, app: &App) -> InstanceSpec {
         env: BTreeMap::new(),
         secret_files: Vec::new(),
         tools: None,
+        packages: Vec::new(),
         port: PortChoice::Any,
         reach: Reach::Edge,
         protocol: service.protocol,

@@ -127,7 +127,8 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
     let workdir = request.root.display().to_string();
     let path: Vec<String> =
         request.search.split(':').filter(|folder| folder.starts_with('/')).map(str::to_owned).collect();
-    Ok(Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, Path::new("/"))?)
+    let needs = Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, Path::new("/"))?;
+    Ok(needs.with_packages(&request.packages))
 }
 
 /// Made once for what is needed, and anew when the machine's packages have changed.
@@ -193,6 +194,7 @@ mod tests {
                 root: "/s/artifacts/d/app".into(),
                 run: run.to_owned(),
                 search: "/s/artifacts/d/venv/bin:/usr/bin:/bin".into(),
+                packages: Vec::new(),
             };
             needs(&request, &own).map(|needs| needs.programs.into_iter().collect::<Vec<_>>())
         };

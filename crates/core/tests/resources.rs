@@ -61,6 +61,7 @@ fn instance_spec(port: u16) -> Arc<InstanceSpec> {
         env: BTreeMap::new(),
         secret_files: Vec::new(),
         tools: None,
+        packages: Vec::new(),
         port: PortChoice::Fixed(Port::new(port).expect("a valid one")),
         health: Some(Readiness::Tcp(Probe::default())),
         protocol: Default::default(),

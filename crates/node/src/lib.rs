@@ -96,6 +96,8 @@ pub struct ImageRequest {
     pub run: String,
     /// The `PATH` it is started with.
     pub search: String,
+    /// System packages that it may start programs of.
+    pub packages: Vec<String>,
 }
 /// The name that an image is to have, and where an archive of it goes, which an engine loads: a file without a name, read from its start.
 pub type ImageCall = (ImageRequest, String, oneshot::Sender<Result<std::fs::File, Fault>>);

@@ -30,6 +30,7 @@ pub(crate) fn spec(id: &str) -> InstanceSpec {
         env: BTreeMap::new(),
         secret_files: Vec::new(),
         tools: None,
+        packages: Vec::new(),
         port: PortChoice::Any,
         reach: Reach::Edge,
         protocol: Protocol::default(),

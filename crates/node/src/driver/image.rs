@@ -38,6 +38,7 @@ impl Made {
             request.run.as_bytes(),
             request.search.as_bytes(),
             request.root.as_os_str().as_encoded_bytes(),
+            request.packages.join(" ").as_bytes(),
         ]);
         let artifact = request.artifact.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Self { repository: repository(state), what: format!("{artifact}-{command}") }
@@ -90,7 +91,13 @@ pub(super) fn have(
     (search, (command, preparing)): (String, (&Command, Preparing<'_>)),
 ) -> Result<String, Fault> {
     let artifact = artifact(layout, &spec.root).unwrap_or_else(|| spec.root.clone());
-    let request = ImageRequest { artifact, root: spec.root.clone(), run: command.0.clone(), search };
+    let request = ImageRequest {
+        artifact,
+        root: spec.root.clone(),
+        run: command.0.clone(),
+        search,
+        packages: spec.packages.clone(),
+    };
     let made = Made::of(&engines.of.state, &request);
     let name = made.begun_by(&spec.id.slot);
     let what = || format!("cannot have the image of {}", spec.id);
@@ -253,6 +260,7 @@ mod tests {
             root: "/s/artifacts/abc.2/app".into(),
             run: run.into(),
             search: "/usr/bin".into(),
+            packages: Vec::new(),
         }
     }
 

@@ -106,6 +106,7 @@ impl Node {
             env: BTreeMap::new(),
             secret_files: Vec::new(),
             tools: None,
+            packages: Vec::new(),
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: None,

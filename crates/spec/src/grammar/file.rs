@@ -67,7 +67,7 @@ static SERVICE: TableSpec = TableSpec {
             "packages",
             List(Form::Package),
             Omitted("none"),
-            "System packages that the build needs. Checked; installed only with consent.",
+            "System packages that the app needs, to be built or to run. Checked; installed only with consent. Its images have them, but for those that only builds use (`-dev`, and Debian's sections `devel` and `libdevel`).",
         ),
         key(
             "runtime",

@@ -54,6 +54,7 @@ impl Bench {
             env: BTreeMap::new(),
             secret_files: Vec::new(),
             tools: None,
+            packages: Vec::new(),
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: Some(Readiness::Http(HttpCheck { path: "/".into(), probe: Probe::default() })),

@@ -40,6 +40,7 @@ fn spec(key: &TaskKey, release: u32) -> Arc<InstanceSpec> {
         run: Command("work".into()),
         env: BTreeMap::new(),
         tools: None,
+        packages: Vec::new(),
         secret_files: Vec::new(),
         port: PortChoice::Any,
         reach: Reach::Edge,
