@@ -462,10 +462,10 @@ fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     let rolled_back = scene.bowline.run(&["rollback", name, "--env", "production"]);
     assert!(rolled_back.status.success(), "{}", text(&rolled_back));
     says(rolling + canaries - 1);
-    load.stop().expect_no_failure("while releases came and went");
     wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));
     // What a release leaves is looked for when the next one is done.
     scene.deploy(rolling + canaries + 1);
+    load.stop().expect_no_failure("while releases came and went");
     let begun = || scene.engine.images().iter().filter(|name| name.contains(".r")).count();
     wait("images of old releases are gone", SOON, || (begun() <= 2).then_some(()));
     wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));

@@ -117,14 +117,14 @@ mod tests {
     /// Held until it is closed, as dpkg's is.
     fn held(folder: &std::path::Path) -> fs::File {
         let lock = fs::OpenOptions::new().write(true).open(folder.join("lock")).unwrap();
-        let mut asked = libc::flock {
+        let asked = libc::flock {
             l_type: libc::F_WRLCK as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
             l_start: 0,
             l_len: 0,
             l_pid: 0,
         };
-        fcntl(&lock, FcntlArg::F_OFD_SETLK(&mut asked)).unwrap();
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&asked)).unwrap();
         lock
     }
 
