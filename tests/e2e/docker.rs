@@ -446,6 +446,7 @@ impl Deploys {
 fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     let scene = Deploys::set(kind, name, 2, "");
     scene.deploy(0);
+    assert!(scene.engine.images().iter().any(|name| name.ends_with(".r1")));
     let says = |number: usize| assert_eq!(scene.get(), format!("hello from {number}"));
     let load = Load::start_whole(&scene.url(), "/", &scene.bowline.ca());
     for number in 1..=rolling {
@@ -466,8 +467,9 @@ fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     // What a release leaves is looked for when the next one is done.
     scene.deploy(rolling + canaries + 1);
     load.stop().expect_no_failure("while releases came and went");
-    let begun = || scene.engine.images().iter().filter(|name| name.contains(".r")).count();
-    wait("images of old releases are gone", SOON, || (begun() <= 2).then_some(()));
+    let is_kept = |release: &str| scene.engine.images().iter().any(|name| name.ends_with(release));
+    wait("images of old releases are gone", SOON, || (!is_kept(".r1")).then_some(()));
+    assert!(is_kept(&format!(".r{}", rolling + canaries + 2)), "what can be gone back to is there");
     wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));
 }
 

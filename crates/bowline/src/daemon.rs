@@ -259,7 +259,7 @@ async fn containers(settings: &Settings, paths: &Paths, goes_on: bool) -> Result
             Ok(lacks) if lacks.is_empty() => {}
             Ok(lacks) => tracing::warn!(lacks = ?lacks, "the container engine does not enforce all limits"),
             Err(error) => {
-                tracing::warn!(error = %error, "the container engine does not answer: nothing can be started")
+                tracing::warn!(error = %error, "the container engine cannot be used: nothing is started")
             }
         }
         looked

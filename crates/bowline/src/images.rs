@@ -128,7 +128,7 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
     let path: Vec<String> =
         request.search.split(':').filter(|folder| folder.starts_with('/')).map(str::to_owned).collect();
     let needs = Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, Path::new("/"))?;
-    Ok(needs.with_packages(&request.packages))
+    Ok(needs.with_packages(&request.packages, Path::new("/"))?)
 }
 
 /// Made once for what is needed, and anew when the machine's packages have changed.

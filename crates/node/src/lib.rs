@@ -30,7 +30,7 @@ mod walk;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::fault::Fault;
@@ -110,7 +110,7 @@ pub struct Containers {
     /// What is called so in the engine is of this state.
     pub state: String,
     /// One image is made at a time, for the next one may be the same, and none is removed meanwhile.
-    making: Arc<Mutex<()>>,
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Containers {

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 /// Of what is made, while packages are being updated.
 const ATTEMPTS: usize = 3;
-/// One run of dpkg; apt(8) starts several, and what lies between two of them is whole.
+/// One run of dpkg; apt(8) starts several, and what is there between two of them is whole.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -43,18 +43,15 @@ impl Packages {
     /// While it is, files are replaced of which nothing is written down yet.
     fn are_changing(&self) -> bool {
         // Who may not open it cannot know.
-        fs::File::open(self.folder.join("lock")).is_ok_and(|lock| is_held(&lock))
+        fs::File::open(self.folder.join("lock")).is_ok_and(|lock| holder(&lock).is_some_and(is_dpkg))
     }
 
-    /// Waits, for two minutes at most, until nobody changes them. `is_wanted` is asked before each look. Blocks.
-    ///
-    /// # Errors
-    /// They are still being changed, or nobody wants to know any more.
-    pub fn settled(&self, is_wanted: &dyn Fn() -> bool) -> Result<Vec<u8>, Fault> {
+    /// What is said when nobody changes them, waited for for two minutes at most. Blocks.
+    fn settled(&self) -> Result<Vec<u8>, Fault> {
         let deadline = Instant::now() + SETTLED_WITHIN;
         while self.are_changing() {
-            if Instant::now() >= deadline || !is_wanted() {
-                return Err(changing());
+            if Instant::now() >= deadline {
+                return Err(changing(&format!("dpkg has been changing them for {} s", SETTLED_WITHIN.as_secs())));
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -66,17 +63,16 @@ impl Packages {
     /// # Errors
     /// What `make` says while nothing changed; or the packages were changed again and again.
     pub fn while_settled<T>(&self, mut make: impl FnMut(&[u8]) -> Result<T, Fault>) -> Result<T, Fault> {
-        let always = || true;
-        let mut packages = self.settled(&always)?;
+        let mut packages = self.settled()?;
         for _ in 0..ATTEMPTS {
             let made = make(&packages);
-            let now = self.settled(&always)?;
+            let now = self.settled()?;
             if now == packages {
                 return made;
             }
             packages = now;
         }
-        Err(changing())
+        Err(changing("they were changed meanwhile, again and again"))
     }
 
     #[cfg(test)]
@@ -85,21 +81,32 @@ impl Packages {
     }
 }
 
-/// By anybody, whatever kind of lock it is (fcntl(2)).
-fn is_held(file: &fs::File) -> bool {
-    let mut asked = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+/// Whoever has it locked (fcntl(2)): a number, or one below 1 where that is not known here.
+fn holder(file: &fs::File) -> Option<i32> {
+    let mut asked = whole(libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_GETLK(&mut asked)).ok()?;
+    (i32::from(asked.l_type) != libc::F_UNLCK).then_some(asked.l_pid)
+}
+
+fn whole(kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_GETLK(&mut asked)).is_ok() && i32::from(asked.l_type) != libc::F_UNLCK
+    }
 }
 
-fn changing() -> Fault {
+/// Or may be. An apt(8) that asks its user, or downloads, holds the lock, too, and changes nothing.
+fn is_dpkg(pid: i32) -> bool {
+    let name = (pid > 0).then(|| fs::read_to_string(format!("/proc/{pid}/comm")).ok()).flatten();
+    name.is_none_or(|name| name.trim_end() == "dpkg")
+}
+
+fn changing(cause: &str) -> Fault {
     Fault::new(FaultKind::Failed, "no image can stand on the packages of this machine")
-        .caused_by("they were changed meanwhile, again and again")
+        .caused_by(cause)
         .hint("they are being updated: it is tried again by itself, or when that is over")
 }
 
@@ -114,17 +121,10 @@ mod tests {
         (folder, packages)
     }
 
-    /// Held until it is closed, as dpkg's is.
+    /// Held until it is closed, by somebody whom the kernel does not name.
     fn held(folder: &std::path::Path) -> fs::File {
         let lock = fs::OpenOptions::new().write(true).open(folder.join("lock")).unwrap();
-        let asked = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        fcntl(&lock, FcntlArg::F_OFD_SETLK(&asked)).unwrap();
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK))).unwrap();
         lock
     }
 
@@ -143,14 +143,13 @@ mod tests {
     #[test]
     fn who_changes_packages_is_waited_for() {
         let (folder, packages) = machine();
-        assert!(packages.settled(&|| panic!("nobody changes them")).is_ok());
-        let lock = std::cell::RefCell::new(Some(held(folder.path())));
-        // Nothing of it is written down yet.
-        let looks = || lock.borrow_mut().take().is_some();
-        assert!(packages.settled(&looks).is_ok());
-        let _held = held(folder.path());
-        let fault = packages.settled(&|| false).unwrap_err();
-        assert!(fault.causes[0].contains("changed meanwhile"), "{fault:?}");
+        assert!(!packages.are_changing());
+        let lock = held(folder.path());
+        assert!(packages.are_changing(), "nothing of it is written down yet");
+        let waits = std::thread::spawn(move || packages.settled().map(|_| packages.are_changing()));
+        drop(lock);
+        assert!(!waits.join().unwrap().unwrap());
+        assert!(!is_dpkg(nix::unistd::getpid().as_raw()), "an apt that waits for its user");
     }
 
     #[test]

@@ -92,6 +92,16 @@ pub enum Awaited {
     Engine { why: String },
 }
 
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Turn => f.write_str("image: others are made before it"),
+            Self::Image => f.write_str("image: being made"),
+            Self::Engine { why } => write!(f, "engine: {why}"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     pub cause: ExitCause,

@@ -46,6 +46,7 @@ mod tests {
     #[test]
     fn what_is_made_has_its_time_from_its_turn_on() {
         let at = |seconds| Mono(Duration::from_secs(seconds));
+        let away = |why: &str| Phase::Preparing(Awaited::Engine { why: why.to_owned() });
         let mut preparing = None;
         for (now, phase, expected) in [
             (10, Phase::Preparing(Awaited::Turn), Some((at(10), TURN_LIMIT))),
@@ -53,6 +54,8 @@ mod tests {
             (3_000, Phase::Preparing(Awaited::Image), Some((at(3_000), PREPARE_LIMIT))),
             (3_500, Phase::Preparing(Awaited::Image), Some((at(3_000), PREPARE_LIMIT))),
             (3_600, Phase::Starting, None),
+            (3_700, away("one"), Some((at(3_700), ENGINE_LIMIT))),
+            (3_800, away("another"), Some((at(3_700), ENGINE_LIMIT))),
         ] {
             preparing = Preparing::next(preparing.as_ref(), &phase, at(now));
             assert_eq!(preparing.as_ref().map(Preparing::limit), expected, "{now}");

@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::backoff;
 use super::preparing::Preparing;
 use super::{
-    Awaited, Failure, FailureCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase,
+    Failure, FailureCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase,
     SlotState, SlotStatus, WaitsOn, Wanted,
 };
 use crate::app::Protocol;
@@ -514,12 +514,7 @@ impl Slot {
             State::Ready { .. } => None,
             State::Starting { ordered, running: None } => Some(match &self.preparing {
                 Some(Preparing { since, awaited }) => {
-                    let since = now.since(*since);
-                    match awaited {
-                        Awaited::Turn => WaitsOn::Turn { since },
-                        Awaited::Image => WaitsOn::Image { since },
-                        Awaited::Engine { why } => WaitsOn::Engine { why: why.clone(), since },
-                    }
+                    WaitsOn::Preparation { awaited: awaited.clone(), since: now.since(*since) }
                 }
                 None => WaitsOn::Start { since: now.since(ordered) },
             }),

@@ -75,6 +75,11 @@ impl Packages {
     }
 }
 
+/// As Debian's policy has such packages named (8.4).
+pub(super) fn is_of_headers(package: &str) -> bool {
+    package.ends_with("-dev")
+}
+
 /// Sections of compilers and headers (Debian policy, 2.4).
 const FOR_BUILDS: [&str; 2] = ["devel", "libdevel"];
 
@@ -83,7 +88,7 @@ impl Package {
     pub fn is_for_builds(&self) -> bool {
         // `contrib/devel`
         let section = self.section.rsplit('/').next().unwrap_or_default();
-        FOR_BUILDS.contains(&section) || self.name.ends_with("-dev")
+        FOR_BUILDS.contains(&section) || is_of_headers(&self.name)
     }
 
     fn parse(paragraph: &str, architecture: &str) -> Option<Self> {

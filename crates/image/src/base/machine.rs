@@ -89,7 +89,7 @@ impl Machine {
             return Err(BaseError::Foreign { wanted, here });
         }
         let mut owners = self.owners(needs)?;
-        owners.extend(self.named(needs)?);
+        owners.extend(needs.packages.iter().cloned());
         let shell = needs.has_shell().then_some(WITH_SHELL).into_iter().flatten();
         let packages = self.packages.closure(owners.iter().map(String::as_str).chain(ALWAYS).chain(shell));
         let mut base = MachineBase {
@@ -188,10 +188,10 @@ impl Machine {
         }
     }
 
-    /// Those that the app names and that more than a build uses.
-    fn named(&self, needs: &Needs) -> Result<Vec<String>, BaseError> {
-        let found = |name: &String| self.packages.get(name).ok_or_else(|| BaseError::NoPackage(name.clone()));
-        let all: Vec<&Package> = needs.packages.iter().map(found).collect::<Result<_, _>>()?;
+    /// Those that are not for builds alone.
+    pub(super) fn used_by_programs(&self, names: &[&String]) -> Result<Vec<String>, BaseError> {
+        let found = |name: &&String| self.packages.get(name).ok_or_else(|| BaseError::NoPackage((*name).clone()));
+        let all: Vec<&Package> = names.iter().map(found).collect::<Result<_, _>>()?;
         Ok(all.into_iter().filter(|package| !package.is_for_builds()).map(|package| package.name.clone()).collect())
     }
 
@@ -511,8 +511,8 @@ mod tests {
         assert!(matches!(base(&needs(&["/usr/bin/stray"], &[])), BaseError::NoOwner(path) if path == "/usr/bin/stray"));
         assert!(matches!(base(&needs(&[], &["lib.so.2"])), BaseError::NoLibrary(name) if name == "lib.so.2"));
         assert!(matches!(base(&needs(&["/usr/bin/none"], &[])), BaseError::Read { .. }));
-        let absent = Needs::default().with_packages(&["absent".to_owned()]);
-        assert!(matches!(base(&absent), BaseError::NoPackage(name) if name == "absent"));
+        let absent = Needs::default().with_packages(&["absent".to_owned()], &root).unwrap_err();
+        assert!(matches!(absent, BaseError::NoPackage(name) if name == "absent"));
         let foreign = Needs { architecture: Some("riscv64".into()), ..Needs::default() };
         assert!(matches!(base(&foreign), BaseError::Foreign { .. }));
     }
@@ -530,9 +530,12 @@ mod tests {
             format!("\nPackage: {name}\nStatus: install ok installed\n{rest}\n")
         });
         fs::write(&status, fs::read_to_string(&status).unwrap() + &more.concat()).unwrap();
-        let base = Machine::look(&root).unwrap().base(&Needs::default().with_packages(&named)).unwrap();
+        let needs = Needs::default().with_packages(&named, &root).unwrap();
+        let base = Machine::look(&root).unwrap().base(&needs).unwrap();
         let names: Vec<&str> = base.packages.iter().map(|package| package.name.as_str()).collect();
         assert_eq!(names, ["ca-certificates", "lib1", "tool", "tzdata"], "with what they need");
+        let of_builds = ["lib1-headers", "gone-dev"].map(str::to_owned);
+        assert!(Needs::default().with_packages(&of_builds, &root).unwrap().is_nothing());
     }
 
     #[test]

@@ -173,11 +173,16 @@ impl Needs {
         self.program(Sought { trees, path: start.path, root }, program, MAX_SCRIPTS)
     }
 
-    /// And these, but for those that are for builds alone.
-    #[must_use]
-    pub fn with_packages(mut self, names: &[String]) -> Self {
-        self.packages.extend(names.iter().cloned());
-        self
+    /// And of these packages of the machine those that more than a build uses.
+    ///
+    /// # Errors
+    /// One of them is not installed.
+    pub fn with_packages(mut self, names: &[String], root: &Path) -> Result<Self, BaseError> {
+        let names: Vec<&String> = names.iter().filter(|name| !dpkg::is_of_headers(name)).collect();
+        if !names.is_empty() {
+            self.packages.extend(Machine::look(root)?.used_by_programs(&names)?);
+        }
+        Ok(self)
     }
 
     /// The kernel is enough.

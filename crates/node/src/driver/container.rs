@@ -5,18 +5,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{InstanceId, Port, SlotId};
-use bowline_core::instance::{Awaited, EnvValue, InstanceSpec, Phase, Reach, SecretFile};
+use bowline_core::instance::{EnvValue, InstanceSpec, Phase, Reach, SecretFile};
 use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
-use tokio::sync::{Semaphore, mpsc};
 
-use super::{Context, Event, image, start};
+use super::awaited::{LastAnswer, Turn};
+use super::{Context, image, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
 use crate::engine::create::{Bind, FILES, GIVEN, LEAST_MEMORY, SECRETS, Wanted};
@@ -28,35 +27,30 @@ use crate::{Containers, Engine, Keep};
 
 /// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
 const MOST: u64 = 1 << 20;
-/// So many instances ask at once whether their engine answers: each keeps a thread while it hangs.
-const ASK_AT_ONCE: usize = 4;
-/// Before they ask again.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// What tells this state's containers from any others.
 const STATE_LABEL: &str = "bowline.state";
 /// Which incarnation one is of.
 const INSTANCE_LABEL: &str = "bowline.instance";
-/// Where a command is looked for when neither the build nor the file says so.
-const SEARCH: &str = "PATH";
 
 /// The engine of a node, and what is known of it.
 #[derive(Debug)]
 pub(crate) struct Engines {
     pub of: Containers,
     /// An engine was told to start a container, and then neither whether it did nor to remove it.
-    left: AtomicBool,
-    asking: Semaphore,
+    left: Mutex<BTreeSet<InstanceId>>,
+    pub(super) answer: LastAnswer,
 }
 
 impl Engines {
     pub(super) fn new(of: Containers) -> Self {
-        Self { of, left: AtomicBool::default(), asking: Semaphore::new(ASK_AT_ONCE) }
+        Self { of, left: Mutex::default(), answer: LastAnswer::default() }
     }
 }
 
 /// Who waits while an image is made that is not there.
-#[derive(Clone, Copy)]
 pub(super) struct Preparing<'p> {
+    /// Its turn, if that was waited for.
+    pub turn: Option<Turn>,
     /// Told when it begins, and when it is over.
     pub tells: &'p dyn Fn(Phase),
     /// Asked before each part of it.
@@ -69,39 +63,8 @@ pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'
     context.engines.as_ref().filter(|_| spec.reach == Reach::Edge)
 }
 
-/// An engine that is away, or hangs, is waited for: nothing of that is the instance's failure. Not for one that nobody wants any more.
-pub(super) async fn until_it_answers(
-    context: &Context,
-    spec: &InstanceSpec,
-    unwanted: &AtomicBool,
-    told: &mpsc::Sender<Event>,
-) {
-    let Some(engines) = engine(context, spec) else { return };
-    let mut waited = false;
-    while !unwanted.load(Ordering::Relaxed) {
-        let turn = engines.asking.acquire().await;
-        let engine = engines.of.engine.clone();
-        let answer = tokio::task::spawn_blocking(move || engine.answers()).await;
-        drop(turn);
-        let phase = match answer {
-            Ok(Err(error)) => Phase::Preparing(Awaited::Engine { why: error.to_string() }),
-            Ok(Ok(())) | Err(_) => Phase::Starting,
-        };
-        let answers = phase == Phase::Starting;
-        if waited || !answers {
-            // The loop is gone: nobody waits for it.
-            drop(told.send(Event::Prepares(spec.id.clone(), phase)).await);
-        }
-        if answers {
-            return;
-        }
-        waited = true;
-        tokio::time::sleep(ASK_AGAIN).await;
-    }
-}
-
 /// Nothing is begun for one that is to stop.
-pub(super) fn refuse_unwanted(spec: &InstanceSpec, preparing: Preparing<'_>) -> Result<(), Fault> {
+pub(super) fn refuse_unwanted(spec: &InstanceSpec, preparing: &Preparing<'_>) -> Result<(), Fault> {
     match (preparing.is_wanted)() {
         true => Ok(()),
         false => {
@@ -125,10 +88,8 @@ pub(super) fn prepare(
     };
     let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
     let mut all = start::environment(context, spec, port, Path::new("/"));
-    let search = all.iter().find(|(name, _)| name == SEARCH);
-    let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
     // A container that waits for somebody to join it is of the same image as those of its service.
-    let image = image::have(&context.layout, engines, spec, (search, making))?;
+    let image = image::have(&context.layout, engines, spec, making)?;
     let mounts = mounts(context, spec, uid).map_err(|error| failed(&error))?;
     let entry = entry(spec, &mounts);
     let paths = entry.variables.iter();
@@ -322,15 +283,11 @@ pub(crate) fn collect(state: &Path, run: &Path, containers: &Containers, keep: &
     image::collect(&layout, containers, keep);
 }
 
-/// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left. Whether all are gone that
-/// nobody keeps.
-fn collect_containers(layout: &Layout, containers: &Containers) -> bool {
+/// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left.
+fn collect_containers(layout: &Layout, containers: &Containers) {
     let all = match containers.engine.containers(&of_state(&containers.state)) {
         Ok(all) => all,
-        Err(error) => {
-            tracing::debug!(%error, "old containers stay");
-            return false;
-        }
+        Err(error) => return tracing::debug!(%error, "old containers stay"),
     };
     let is_left = |one: &&Listed| {
         let id = one.label(INSTANCE_LABEL).and_then(|id| id.parse::<InstanceId>().ok());
@@ -338,11 +295,13 @@ fn collect_containers(layout: &Layout, containers: &Containers) -> bool {
         id.is_some_and(|id| matches!(layout.instance(&id).try_exists(), Ok(false)))
     };
     // Not by name: the next incarnation has the same.
-    let stays = |one: &&Listed| {
-        let removed = containers.engine.remove(&one.id);
-        removed.inspect_err(|error| tracing::debug!(container = one.name(), %error, "an old container stays")).is_err()
-    };
-    all.iter().filter(is_left).filter(stays).count() == 0
+    for one in all.iter().filter(is_left) {
+        match containers.engine.remove(&one.id) {
+            Ok(()) => {}
+            Err(error @ EngineError::Unreachable { .. }) => return tracing::debug!(%error, "old containers stay"),
+            Err(error) => tracing::debug!(container = one.name(), %error, "an old container stays"),
+        }
+    }
 }
 
 /// What an incarnation that has ended may have left in the engine. Where it does not answer, this is done before the name is used again.
@@ -365,21 +324,21 @@ pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>
     removed.is_ok()
 }
 
-/// An engine that was told to start one may do so whenever it comes to itself: it is looked at until it has said what it has.
-pub(super) fn leave(context: &Context) {
+/// An engine that was told to start one may do so whenever it comes to itself: it is told to remove it until it has.
+pub(super) fn leave(context: &Context, id: &InstanceId) {
     if let Some(engines) = &context.engines {
-        engines.left.store(true, Ordering::Relaxed);
+        engines.left.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
     }
 }
 
 /// Removes what [`leave`] was told of. Blocks.
 pub(super) fn remove_left(context: &Context) {
-    if let Some(engines) = &context.engines
-        && engines.left.swap(false, Ordering::Relaxed)
-        && !collect_containers(&context.layout, &engines.of)
-    {
-        leave(context);
-    }
+    let Some(engines) = &context.engines else { return };
+    let left = || engines.left.lock().unwrap_or_else(PoisonError::into_inner);
+    let ids = std::mem::take(&mut *left());
+    let stays = |id: &InstanceId| remove_labelled(&engines.of, id).is_err();
+    let stay: Vec<InstanceId> = ids.into_iter().filter(stays).collect();
+    left().extend(stay);
 }
 
 /// Asked first: to remove one takes long, and an engine that hangs is not given as much for one that its shim has removed.
@@ -451,7 +410,7 @@ mod tests {
             ("DELETE ", 204, ""),
         ]);
         fs::create_dir_all(layout.instance(&"local/shop.web.r3.0.2".parse().unwrap())).unwrap();
-        assert!(collect_containers(&layout, &fake::containers(engine)));
+        collect_containers(&layout, &fake::containers(engine));
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
     }
@@ -468,7 +427,7 @@ mod tests {
         let context = fake::context(root.path(), engine);
         remove_left(&context);
         assert_eq!(asked.try_iter().count(), 0, "nothing was left");
-        leave(&context);
+        leave(&context, &"local/shop.web.r3.0.1".parse().unwrap());
         (0..4).for_each(|_| remove_left(&context));
         let asked: Vec<String> =
             asked.try_iter().map(|question| question[..question.find('/').unwrap()].to_owned()).collect();

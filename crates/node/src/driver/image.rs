@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::Arc;
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
@@ -15,9 +15,9 @@ use bowline_core::instance::{Awaited, InstanceSpec, Phase};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-use super::adopt;
-use super::container::{Engines, Preparing};
-use crate::engine::START_PATIENCE;
+use super::container::{self, Engines, Preparing};
+use super::{Context, adopt, start};
+use crate::engine::{EngineError, START_PATIENCE};
 use crate::layout::Layout;
 use crate::{Containers, ImageRequest, Keep, Packages};
 
@@ -44,9 +44,9 @@ impl Made {
         Self { repository: repository(state), what: format!("{artifact}-{command}") }
     }
 
-    /// With these packages.
-    fn over(&self, packages: &str) -> String {
-        self.tagged(packages)
+    /// With the packages of which this is said.
+    fn over(&self, packages: &[u8]) -> String {
+        self.tagged(&digest(&[packages]))
     }
 
     /// With those that the release of this slot began with.
@@ -83,50 +83,64 @@ pub(super) fn artifact(layout: &Layout, root: &Path) -> Option<PathBuf> {
     root.strip_prefix(&all).ok()?.components().next().map(|digest| all.join(digest))
 }
 
-/// Its name, once the engine has it. One that was there and is gone is made again: of the artifact, which the node keeps. Blocks.
-pub(super) fn have(
-    layout: &Layout,
-    engines: &Engines,
-    spec: &InstanceSpec,
-    (search, (command, preparing)): (String, (&Command, Preparing<'_>)),
-) -> Result<String, Fault> {
+/// What the image of an instance is called, when it runs `command`.
+fn named(layout: &Layout, engines: &Engines, spec: &InstanceSpec, command: &Command) -> (ImageRequest, Made) {
     let artifact = artifact(layout, &spec.root).unwrap_or_else(|| spec.root.clone());
     let request = ImageRequest {
         artifact,
         root: spec.root.clone(),
         run: command.0.clone(),
-        search,
+        search: start::search(spec),
         packages: spec.packages.clone(),
     };
     let made = Made::of(&engines.of.state, &request);
+    (request, made)
+}
+
+/// Whether its image is to be made first. Not where the engine cannot say so: whoever starts it is told why. Blocks.
+pub(super) fn is_lacking(context: &Context, spec: &InstanceSpec) -> bool {
+    let Some(engines) = container::engine(context, spec) else { return false };
+    let (_, made) = named(&context.layout, engines, spec, &spec.run);
+    let names = [made.begun_by(&spec.id.slot), made.over(&Packages::of_machine().said())];
+    names.iter().all(|name| matches!(engines.of.engine.has_image(name, START_PATIENCE), Ok(false)))
+}
+
+/// Its name, once the engine has it. One that was there and is gone is made again: of the artifact, which the node keeps. Blocks.
+pub(super) fn have(
+    layout: &Layout,
+    engines: &Engines,
+    spec: &InstanceSpec,
+    (command, preparing): (&Command, Preparing<'_>),
+) -> Result<String, Fault> {
+    let (request, made) = named(layout, engines, spec, command);
     let name = made.begun_by(&spec.id.slot);
     let what = || format!("cannot have the image of {}", spec.id);
     let engine = &engines.of.engine;
     let is_there = |name: &str| engine.has_image(name, START_PATIENCE).map_err(|error| error.fault(what()));
     let begin = |whole: &str| engine.tag(whole, &name).map_err(|error| error.fault(what()));
-    if is_there(&name)? {
-        return Ok(name);
-    }
-    let packages = Packages::of_machine();
-    let over = |said: &[u8]| made.over(&digest(&[said]));
-    let whole = over(&packages.said());
-    if is_there(&whole)? {
-        begin(&whole)?;
-        return Ok(name);
-    }
     let wanted = || match (preparing.is_wanted)() {
         true => Ok(()),
         false => Err(Fault::new(FaultKind::Failed, what()).caused_by("nobody wants it any more")),
     };
-    // Others may be made before it.
-    (preparing.tells)(Phase::Preparing(Awaited::Turn));
-    let turn = engines.of.making.lock().unwrap_or_else(PoisonError::into_inner);
+    let whole = || made.over(&Packages::of_machine().said());
+    if preparing.turn.is_none() {
+        if is_there(&name)? {
+            return Ok(name);
+        }
+        let whole = whole();
+        if is_there(&whole)? {
+            begin(&whole)?;
+            return Ok(name);
+        }
+        (preparing.tells)(Phase::Preparing(Awaited::Turn));
+    }
+    // Who waited for none starts alone, or its image has gone a moment ago.
+    let turn = preparing.turn.unwrap_or_else(|| Arc::clone(&engines.of.making).blocking_lock_owned());
     wanted()?;
     (preparing.tells)(Phase::Preparing(Awaited::Image));
-    // Of the same release, maybe.
+    // It may be there by now: others of its release have had their turn.
     if !is_there(&name)? {
-        // They may be others than before its turn.
-        let whole = over(&packages.settled(preparing.is_wanted)?);
+        let whole = whole();
         if !is_there(&whole)? {
             make(engines, request, &whole, (&what, &wanted))?;
             tracing::info!(instance = %spec.id, image = whole, "image made");
@@ -237,8 +251,10 @@ pub(super) fn collect(layout: &Layout, containers: &Containers, keep: &Keep) {
         releases: kept.chain(runs).collect(),
     };
     for name in kept.old(&all) {
-        if let Err(error) = containers.engine.remove_image(name) {
-            tracing::debug!(image = name, %error, "an old image stays");
+        match containers.engine.remove_image(name) {
+            Ok(()) => {}
+            Err(error @ EngineError::Unreachable { .. }) => return tracing::debug!(%error, "old images stay"),
+            Err(error) => tracing::debug!(image = name, %error, "an old image stays"),
         }
     }
 }
@@ -271,14 +287,14 @@ mod tests {
     #[test]
     fn an_image_is_named_by_what_it_is_made_of_and_by_the_release_that_began_with_it() {
         let [one, other] = ["server", "worker"].map(|run| Made::of("own", &request(run)));
-        assert_ne!(one.over("p1"), other.over("p1"));
-        let (over, begun) = (one.over("p1"), one.begun_by(&slot("local/shop.web.r3.0.1")));
-        assert!(over.starts_with("localhost/bowline-own:abc.2-") && over.ends_with("-p1"), "{over}");
+        assert_ne!(one.over(b"p1"), other.over(b"p1"));
+        let (over, begun) = (one.over(b"p1"), one.begun_by(&slot("local/shop.web.r3.0.1")));
+        assert!(over.starts_with("localhost/bowline-own:abc.2-") && over != one.over(b"p2"), "{over}");
         assert!(begun.ends_with(".r3"), "{begun}");
         assert_eq!(begun, one.begun_by(&slot("local/shop.web.r3.1.7")), "of any of its slots");
         assert_ne!(begun, one.begun_by(&slot("local/shop.web.r4.0.1")));
         assert_ne!(begun, one.begun_by(&slot("production/shop.web.r3.0.1")));
-        assert_eq!(Tag::of(&over), Some(Tag { artifact: "abc.2", base: Base::Packages("p1") }));
+        assert_eq!(Tag::of(&over), Some(Tag { artifact: "abc.2", base: Base::Packages(&digest(&[b"p1"])) }));
         let Some(Tag { artifact: "abc.2", base: Base::BegunBy { number: 3, .. } }) = Tag::of(&begun) else {
             panic!("{begun}")
         };
@@ -342,8 +358,9 @@ mod tests {
         let start = |id: &str| {
             let spec = InstanceSpec { root: "/s/artifacts/abc/app".into(), ..fake::spec(id) };
             let told = RefCell::new(Vec::new());
-            let preparing = Preparing { tells: &|phase| told.borrow_mut().push(phase), is_wanted: &|| true };
-            let name = have(&layout, &engines, &spec, (String::new(), (&spec.run, preparing))).unwrap();
+            let preparing =
+                Preparing { turn: None, tells: &|phase| told.borrow_mut().push(phase), is_wanted: &|| true };
+            let name = have(&layout, &engines, &spec, (&spec.run, preparing)).unwrap();
             let asked = asked.try_iter().map(|question| match question.split('?').next().unwrap_or_default() {
                 path if path.contains(".r") && path.ends_with("/json") => "is it begun",
                 path if path.ends_with("/json") => "is it made",

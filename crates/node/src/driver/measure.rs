@@ -7,11 +7,20 @@ use super::Context;
 use crate::procfs;
 use crate::shim::contract::{self, Record};
 
-pub(super) fn one(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Measured {
+    pub id: InstanceId,
+    pub usage: Usage,
+    pub dropped_lines: u64,
+    /// What its container is called: one that was adopted before it ran says so now.
+    pub container: Option<String>,
+}
+
+pub(super) fn one(context: &Context, id: InstanceId, record: &Record) -> Measured {
     let folder = context.layout.instance(&id);
-    let usage = usage(&record.completed(&folder));
-    let dropped = contract::read_dropped(&folder);
-    (id, usage, dropped)
+    let record = record.completed(&folder);
+    let container = record.container.as_ref().map(|container| container.name.clone());
+    Measured { usage: usage(&record), dropped_lines: contract::read_dropped(&folder), container, id }
 }
 
 fn usage(record: &Record) -> Usage {
@@ -66,7 +75,13 @@ mod tests {
             "folders": [groups], "memory": ["two", groups], "cpu": null, "pids": null, "kill": null,
         });
         let groups: Membership = serde_json::from_value(groups).unwrap();
-        Contained { socket: "/nowhere".into(), name: String::new(), id: String::new(), pid: std::process::id(), groups }
+        Contained {
+            socket: "/nowhere".into(),
+            name: "its name".to_owned(),
+            id: String::new(),
+            pid: std::process::id(),
+            groups,
+        }
     }
 
     #[test]
@@ -77,7 +92,8 @@ mod tests {
         let folder = context.layout.instance(&id);
         fs::create_dir_all(&folder).unwrap();
         record(Some(container(groups.path()))).write(&folder).unwrap();
-        let (_, usage, _) = one(&context, id, &record(None));
-        assert_eq!(usage, Usage { memory: Bytes(4096), cpu_us: 7 });
+        let usage = Usage { memory: Bytes(4096), cpu_us: 7 };
+        let expected = Measured { id: id.clone(), usage, dropped_lines: 0, container: Some("its name".to_owned()) };
+        assert_eq!(one(&context, id, &record(None)), expected);
     }
 }

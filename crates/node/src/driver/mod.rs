@@ -5,6 +5,7 @@
 //! crash is a normal tick. The loop never awaits a send.
 
 pub(crate) mod adopt;
+mod awaited;
 pub(crate) mod container;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -46,6 +47,7 @@ use crate::procfs;
 use crate::shim::contract::Record;
 use crate::volume::Volumes;
 use adopt::Found;
+use awaited::Waiting;
 use container::Preparing;
 pub use keep::keep as keep_binary;
 use pidfd::Pidfd;
@@ -114,7 +116,7 @@ pub(crate) enum Event {
 
 /// What is measured from time to time.
 pub(crate) struct Measured {
-    instances: Vec<(InstanceId, Usage, u64)>,
+    instances: Vec<measure::Measured>,
     volumes: Held,
     space: Option<Space>,
 }
@@ -289,8 +291,10 @@ impl Driver {
             Event::Health(id, state) => self.observe(&id, |seen| seen.health = state),
             Event::Alive(id, state) => self.observe(&id, |seen| seen.alive = state),
             Event::Measured(Measured { instances, volumes, space }) => {
-                for (id, usage, dropped_lines) in instances {
-                    self.observe(&id, |seen| (seen.usage, seen.dropped_lines) = (usage, dropped_lines));
+                for measure::Measured { id, usage, dropped_lines, container } in instances {
+                    self.observe(&id, |seen| {
+                        (seen.usage, seen.dropped_lines, seen.container) = (usage, dropped_lines, container);
+                    });
                 }
                 self.volumes = volumes;
                 let growing = self.disk.take().and_then(|disk| disk.growing);
@@ -546,13 +550,14 @@ async fn start_beside(
     spec: Arc<InstanceSpec>,
     unwanted: Arc<AtomicBool>,
 ) {
-    container::until_it_answers(&context, &spec, &unwanted, &sender).await;
+    let waiting = Waiting { context: &context, spec: &spec, unwanted: &unwanted, told: &sender };
+    let turn = waiting.wait().await;
     let started = tokio::task::spawn_blocking(move || {
         let id = &spec.id;
         // The loop is gone: nobody waits for it, and a later driver looks at the world itself.
         let tells = |phase| drop(sender.blocking_send(Event::Prepares(id.clone(), phase)));
         let is_wanted = || !unwanted.load(Ordering::Relaxed);
-        let outcome = start_and_hold(&context, &spec, Preparing { tells: &tells, is_wanted: &is_wanted });
+        let outcome = start_and_hold(&context, &spec, Preparing { turn, tells: &tells, is_wanted: &is_wanted });
         drop(sender.blocking_send(Event::Started(id.clone(), outcome, context.volumes.observe())));
     });
     // A panic has been told.

@@ -62,10 +62,11 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec, preparing: Preparing
 pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec, command: &Run) -> Result<Box<Record>, Fault> {
     let port = context.ports.pick(&spec.id, &context.gate.closed_elsewhere())?;
     let log = context.layout.instance(&spec.id).join("shim.log");
-    launch(context, spec, (port, log), (command, Preparing { tells: &|_| {}, is_wanted: &|| true })).inspect_err(|_| {
-        context.ports.release(&spec.id);
-        context.volumes.release(&spec.id);
-    })
+    launch(context, spec, (port, log), (command, Preparing { turn: None, tells: &|_| {}, is_wanted: &|| true }))
+        .inspect_err(|_| {
+            context.ports.release(&spec.id);
+            context.volumes.release(&spec.id);
+        })
 }
 
 fn launch(
@@ -93,7 +94,7 @@ fn launch(
     }
     let config = match container::engine(context, spec) {
         Some(engines) => {
-            container::refuse_unwanted(spec, making.1)?;
+            container::refuse_unwanted(spec, &making.1)?;
             unbounded.extend(container::unenforced(engines, spec)?);
             // Temporary files are memory there; copies of what it may write to lie on the disk.
             unbounded.extend((!spec.writable.is_empty()).then(|| DISK_LIMIT.to_owned()));
@@ -196,7 +197,7 @@ fn give_up_container(context: &Context, id: &InstanceId) {
         shim.reap();
     }
     if !container::remove(context, id, record.as_ref()) {
-        container::leave(context);
+        container::leave(context, id);
     }
     finish::kill_leftovers(&context.layout.mark(id), None);
 }
@@ -294,6 +295,15 @@ pub(crate) fn clear(bytes: &[u8]) -> Clear {
 fn mount(volume: &bowline_core::instance::VolumeMount) -> Option<Mount> {
     let path = volume.path.as_ref()?.into();
     Some(Mount { name: volume.name.to_string(), source: volume.source.clone(), path })
+}
+
+/// Where its commands are looked for.
+pub(super) fn search(spec: &InstanceSpec) -> String {
+    match spec.env.get("PATH") {
+        Some(EnvValue::Clear(text)) => text.clone(),
+        Some(EnvValue::Secret(secret)) => String::from_utf8_lossy(secret.expose()).into_owned(),
+        None => DEFAULT_PATH.to_owned(),
+    }
 }
 
 pub(crate) fn environment(context: &Context, spec: &InstanceSpec, port: Port, folder: &Path) -> Vec<(String, Clear)> {

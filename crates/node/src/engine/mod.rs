@@ -281,7 +281,7 @@ impl Engine {
 
     /// Takes its name; what nothing uses any more goes with it.
     pub(crate) fn remove_image(&self, name: &str) -> Result<(), EngineError> {
-        self.taken(("DELETE", &format!("/images/{name}")), Body::Empty, PATIENCE).map(drop)
+        self.taken(("DELETE", &format!("/images/{name}")), Body::Empty, REMOVED_WITHIN).map(drop)
     }
 
     /// The id of the new container, by which it is found whatever it is named later. What had the name before is gone: whoever asks

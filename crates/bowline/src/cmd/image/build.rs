@@ -275,7 +275,7 @@ fn image(app: &App, name: &ServiceName, artifact: &Artifact, layout: &Layout) ->
     if let Some(interpreter) = placed.interpreter {
         needs.also(interpreter, &[&own], start, root)?;
     }
-    let needs = needs.with_packages(app.packages(name));
+    let needs = needs.with_packages(app.packages(name), root)?;
     let (base, below) = below(&needs, root)?;
     sbom.packages(&below.packages, &below.distribution);
     let mut notes = below.notes;

@@ -273,7 +273,7 @@ fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_ti
     let waits = bench.slots.status(bench.now).remove(&bench.id(0, 1).slot).and_then(|status| status.waits_on);
     let preparing = |bench: &Bench| bench.slots.counts(&bench.pool.key).into_values().next().unwrap().preparing;
     assert_eq!(preparing(&bench), 1);
-    assert_eq!(waits, Some(WaitsOn::Image { since: Duration::from_millis(89_990) }));
+    assert_eq!(waits, Some(WaitsOn::Preparation { awaited: Awaited::Image, since: Duration::from_millis(89_990) }));
     // Made: it is started in the time of any other.
     bench.sees(0, 1, Phase::Starting, HealthState::Unknown);
     bench.check(10, &[], &["run 0.1"]);
