@@ -1,8 +1,12 @@
 //! `--to kubernetes`: the real binary on a real API server, whose controllers and scheduler do the rest.
 
+mod images;
+mod operated;
+mod plan;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use bowline_tests::cluster::Cluster;
@@ -42,13 +46,23 @@ impl Who {
     }
 
     fn of(name: &str, group: Option<&str>, namespace: &str) -> Self {
-        let config = cluster().config(name, group, namespace);
+        Self::at(cluster(), (name, group), namespace)
+    }
+
+    fn at(cluster: &Cluster, (name, group): (&str, Option<&str>), namespace: &str) -> Self {
+        let config = cluster.config(name, group, namespace);
         Self { bowline: Bowline::new(), config, to: format!("kubernetes:tests/{namespace}") }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = self.bowline.command(&[&["--to", &self.to], args].concat());
-        command.env("KUBECONFIG", &self.config).output().expect("the binary runs")
+        // Nobody's logins are the caller's.
+        command.env("KUBECONFIG", &self.config).env("DOCKER_CONFIG", self.bowline.folder("docker"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
     }
 
     fn does(&self, args: &[&str]) -> String {
@@ -280,10 +294,9 @@ fn kubernetes_two_who_deploy_are_told_apart_and_what_was_cut_off_is_gone_back_fr
     assert!(said.contains("release 1 serves again"), "{said}");
     cluster().kubelet.let_pods("two", "hello-web", Fate::NeverReady, "");
     let third = deploy(&folder, "hello", "3");
-    let mut command = who.bowline.command(&[&["--to", &who.to], words(&third).as_slice()].concat());
-    let mut third = command.env("KUBECONFIG", &who.config).spawn().expect("the binary runs");
+    let mut third = who.command(&words(&third)).spawn().expect("the binary runs");
     comes("3");
-    let interrupt = std::process::Command::new("kill").args(["-INT", &third.id().to_string()]).status();
+    let interrupt = Command::new("kill").args(["-INT", &third.id().to_string()]).status();
     assert!(interrupt.expect("it is there").success());
     assert_eq!(third.wait().expect("a child").code(), Some(130));
     cluster().kubelet.let_pods("two", "hello-web", Fate::Well, "");
@@ -578,7 +591,7 @@ fn kubernetes_exec_is_left_while_the_cluster_says_nothing() {
     let args = ["--to", "kubernetes:tests/none", "exec", "hello.web", "--env", "production", "--", "true"];
     let mut exec = bowline.command(&args).env("KUBECONFIG", &config).spawn().expect("the binary runs");
     let _asks = listener.accept().expect("it asks");
-    let told = std::process::Command::new("kill").args(["-INT", &exec.id().to_string()]).status();
+    let told = Command::new("kill").args(["-INT", &exec.id().to_string()]).status();
     assert!(told.expect("it is there").success());
     assert_eq!(exec.wait().expect("a child").code(), Some(130));
 }

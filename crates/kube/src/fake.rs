@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::foresee::Plan;
 use crate::history::{self, Release, State};
 use crate::object::{Object, Owner, Stage};
 use crate::rollout::{Done, Order, Rollout, Told};
@@ -107,6 +108,12 @@ impl Fake {
             }
         };
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.deploy(order).await
+    }
+
+    pub(crate) async fn plan(&mut self, objects: impl Into<Vec<Object>>) -> Result<Plan, bowline_core::fault::Fault> {
+        let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
+        let mut tell = |_| {};
+        Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.plan(&order).await
     }
 
     pub(crate) async fn roll_back(&mut self, wanted: Option<u32>) -> Result<Done, bowline_core::fault::Fault> {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::operated;
+
 /// What was seen of a workload at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
@@ -74,17 +76,24 @@ pub enum Kind {
     Failed,
     /// A pod of another revision, which who deploys may not delete.
     InTheWay,
+    /// What an operator says of it; `true`: for good.
+    Operator(bool),
 }
 
 impl Kind {
     /// How long it may last before the release is taken back: what may pass by itself is waited for. `limit`: of its workload.
     pub fn patience(self, limit: Duration) -> Duration {
         Duration::from_secs(match self {
-            Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed | Self::InTheWay => 0,
+            Self::Crashes(true)
+            | Self::Standards
+            | Self::Deadline
+            | Self::Failed
+            | Self::InTheWay
+            | Self::Operator(true) => 0,
             Self::Configuration | Self::Refused => 10,
             Self::Quota => 15,
             // A registry that was away is asked again within that, twice; a database that is needed may be on its way.
-            Self::Image | Self::Crashes(false) => 30,
+            Self::Image | Self::Crashes(false) | Self::Operator(false) => 30,
             // A node that an autoscaler adds takes minutes, and so does a disk.
             Self::Unschedulable | Self::Storage => return limit,
         })
@@ -111,6 +120,7 @@ impl Kind {
             Self::Deadline => "pods that run and are not ready: `health` asks what the service must answer",
             Self::Failed => "the end of what it wrote stands above",
             Self::InTheWay => "whoever may delete pods removes it, then run this again",
+            Self::Operator(_) => "the words above are those of its operator, whose log says more",
         };
         said.to_owned()
     }
@@ -129,6 +139,7 @@ impl Kind {
             Self::Deadline => "it did not become ready in time",
             Self::Failed => "it failed",
             Self::InTheWay => "a pod is in its way",
+            Self::Operator(_) => "its operator does not go on with it",
         }
     }
 }
@@ -148,7 +159,8 @@ pub fn look(seen: Seen<'_>) -> Look {
         "Deployment" => deployment(seen),
         "StatefulSet" => stateful(seen),
         "Job" => job(seen),
-        "Rollout" => argo(seen.workload),
+        "Rollout" => operated::rollout(seen),
+        "Cluster" => operated::cluster(seen),
         _ => Stands::Ready,
     };
     Look { what, stands, so_far: so_far(&seen.workload["status"]), deadline: deadline(seen.workload) }
@@ -156,7 +168,7 @@ pub fn look(seen: Seen<'_>) -> Look {
 
 /// Pods that are up, and steps that are done.
 fn so_far(status: &Value) -> i64 {
-    ["updatedReplicas", "readyReplicas", "availableReplicas", "currentStepIndex"]
+    ["updatedReplicas", "readyReplicas", "availableReplicas", "readyInstances", "currentStepIndex"]
         .map(|key| number(&status[key]))
         .iter()
         .sum()
@@ -205,13 +217,13 @@ fn is_of_revision(pod: &Value, status: &Value) -> bool {
     pod["metadata"]["labels"]["controller-revision-hash"] == status["updateRevision"]
 }
 
-fn is_alive(pod: &Value) -> bool {
+pub(crate) fn is_alive(pod: &Value) -> bool {
     pod["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// Whether it is looked at: kinds that come up by themselves after they were applied.
 pub fn comes_up(kind: &str) -> bool {
-    ["Deployment", "StatefulSet", "Job", "Rollout"].contains(&kind)
+    ["Deployment", "StatefulSet", "Job", "Rollout", "Cluster"].contains(&kind)
 }
 
 fn deployment(seen: Seen<'_>) -> Stands {
@@ -322,23 +334,8 @@ fn job(seen: Seen<'_>) -> Stands {
     }
 }
 
-/// A Rollout of Argo says itself how it stands.
-fn argo(now: &Value) -> Stands {
-    let status = &now["status"];
-    let seen: i64 = status["observedGeneration"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
-    match text(&status["phase"]) {
-        _ if seen < number(&now["metadata"]["generation"]) => Stands::Waits("to be taken up".to_owned()),
-        "Healthy" => Stands::Ready,
-        "Degraded" => {
-            Stands::Trouble(Trouble { kind: Kind::Deadline, said: text(&status["message"]).to_owned(), pod: None })
-        }
-        "Paused" => Stands::Waits("Argo Rollouts, which holds a step".to_owned()),
-        _ => Stands::Waits("Argo Rollouts".to_owned()),
-    }
-}
-
 /// The first thing that keeps one of these pods from coming up.
-fn wrong(pods: &[&Value], events: &[Value]) -> Option<Trouble> {
+pub(crate) fn wrong(pods: &[&Value], events: &[Value]) -> Option<Trouble> {
     pods.iter().find_map(|pod| {
         let status = &pod["status"];
         if let Some(said) = condition_for(status, "PodScheduled", "False", "Unschedulable") {
@@ -415,7 +412,7 @@ pub fn is_ready(pod: &Value) -> bool {
 }
 
 /// What a condition says that has this value.
-fn condition(status: &Value, kind: &str, value: &str) -> Option<String> {
+pub(crate) fn condition(status: &Value, kind: &str, value: &str) -> Option<String> {
     let all = status["conditions"].as_array()?;
     let found = all.iter().find(|one| one["type"] == kind && one["status"] == value)?;
     Some(text(&found["message"]).to_owned())
@@ -441,7 +438,7 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn number(value: &Value) -> i64 {
+pub(crate) fn number(value: &Value) -> i64 {
     value.as_i64().unwrap_or_default()
 }
 

@@ -66,7 +66,10 @@ impl Rollout<'_> {
     async fn looks(&self, applied: &[Applied]) -> Result<Sight, Refusal> {
         let query = format!("&labelSelector={}", self.owner.selector());
         let (sets, pods) = (self.cluster.of("apps/v1", "replicasets"), self.cluster.core("pods"));
-        let (sets, pods) = tokio::try_join!(self.cluster.list(&sets, &query), self.cluster.list(&pods, &query))?;
+        let (sets, mut pods) = tokio::try_join!(self.cluster.list(&sets, &query), self.cluster.list(&pods, &query))?;
+        for Applied { id, .. } in applied {
+            pods.extend(self.cluster.operated(id).await?);
+        }
         let events = match self.cluster.list(&self.cluster.core("events"), "&fieldSelector=type%3DWarning").await {
             Ok(events) => events,
             Err(refusal) if refusal.is_forbidden() => Vec::new(),

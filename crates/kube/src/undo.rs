@@ -6,7 +6,7 @@ use crate::cluster::{Deletion, patiently};
 use crate::history::{self, Release, State};
 use crate::judge::Take;
 use crate::object::Object;
-use crate::prune::{outlives, prune};
+use crate::prune::{given_up, prune};
 use crate::rollout::{Rollout, Told};
 use crate::way::{Way, ran_alone};
 
@@ -28,9 +28,7 @@ impl Rollout<'_> {
             return;
         }
         let numbers = history::outlived(known);
-        let (given_up, kept): (Vec<&Release>, Vec<&Release>) =
-            known.iter().partition(|one| numbers.contains(&one.number));
-        let mut ids = outlives(&given_up, &kept);
+        let mut ids = given_up(known);
         ids.extend(numbers.into_iter().map(|number| history::id(self.owner, number)));
         if self.cluster.learn(&ids).await.is_ok() {
             for id in &ids {
