@@ -61,7 +61,8 @@ pub(super) async fn objects(
     }
     images::look(&said, (&loaded.app, ca), telling).await?;
     if let Some(own) = own {
-        let made = images::make(&own, (loaded, dir), (state, ca), ends, telling).await?;
+        // What a build and a push remember is not carried through all the rest.
+        let made = Box::pin(images::make(&own, (loaded, dir), (state, ca), ends, telling)).await?;
         if ends == Ends::Deployed {
             images::look(&made, (&loaded.app, ca), telling).await?;
         }

@@ -73,7 +73,8 @@ pub(super) async fn run(args: Status, place: Place<'_>, ui: &Ui) -> Result<ExitC
     }
     let mut answer = Answer { context: cluster.target(), apps: Vec::new() };
     for owner in owners {
-        answer.apps.push(of(&cluster, owner).await.map_err(unread)?);
+        // Seven lists at once are much to remember.
+        answer.apps.push(Box::pin(of(&cluster, owner)).await.map_err(unread)?);
     }
     ui.object(&answer);
     ui.say(ui.paint(Tone::Strong, &answer.context));
