@@ -37,6 +37,25 @@ const OWN: [&str; 7] =
 /// What tells the elements of a list apart, the first that all of them have.
 const KEYS: [&str; 4] = ["name", "key", "containerPort", "port"];
 
+/// What of a value is said by another, too: its fields, whatever else others have completed it with.
+pub(crate) fn as_far_as(value: &Value, said: &Value) -> Value {
+    let of = |value: Option<&Value>, said: &Value| value.map_or(Value::Null, |value| as_far_as(value, said));
+    match (value, said) {
+        (Value::Object(fields), Value::Object(said)) => {
+            said.iter().map(|(key, said)| (key.clone(), of(fields.get(key), said))).collect()
+        }
+        (Value::Array(all), Value::Array(said)) => match told_apart(all, said) {
+            Some(key) => {
+                let same = |said: &Value| all.iter().find(|one| named(one, key) == named(said, key));
+                said.iter().map(|said| of(same(said), said)).collect()
+            }
+            None if all.len() == said.len() => all.iter().zip(said).map(|(one, said)| as_far_as(one, said)).collect(),
+            None => value.clone(),
+        },
+        _ => value.clone(),
+    }
+}
+
 /// Of what is there now and what it would be.
 pub fn fields(now: &Value, then: &Value) -> Vec<Field> {
     let mut all = Vec::new();
@@ -145,6 +164,20 @@ mod tests {
             json!({ "b": { "c": 2 } }),
             &[("a", Some(json!(1)), None), ("b", None, Some(json!({ "c": 2 })))],
         );
+    }
+
+    #[test]
+    fn what_others_have_completed_it_with_is_not_looked_at() {
+        let check = |value: Value, said: Value, expected: Value| assert_eq!(as_far_as(&value, &said), expected);
+        check(json!({ "a": 1, "b": { "c": 2, "d": 3 } }), json!({ "b": { "c": 9 } }), json!({ "b": { "c": 2 } }));
+        check(json!({ "a": 1 }), json!({ "b": 2 }), json!({ "b": null }));
+        let env = |all: &[(&str, u32)]| all.iter().map(|(name, of)| json!({ "name": name, "of": of })).collect();
+        check(env(&[("X", 1), ("A", 2)]), json!([{ "name": "A" }]), json!([{ "name": "A" }]));
+        check(env(&[("A", 2)]), env(&[("A", 1), ("B", 1)]), json!([{ "name": "A", "of": 2 }, null]));
+        check(json!([{ "a": 1, "b": 2 }]), json!([{ "a": 3 }]), json!([{ "a": 1 }]));
+        check(json!([1, 2]), json!([1]), json!([1, 2]));
+        check(json!("500m"), json!("0.5"), json!("500m"));
+        check(json!({ "more": 1 }), json!({}), json!({}));
     }
 
     #[test]

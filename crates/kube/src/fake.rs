@@ -101,24 +101,27 @@ impl Fake {
 
     pub(crate) async fn deploy(&mut self, objects: impl Into<Vec<Object>>) -> Result<Done, bowline_core::fault::Fault> {
         let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
-        let notes = &mut self.notes;
-        let mut tell = |told| {
-            if let Told::Note { text, .. } = told {
-                notes.push(text);
-            }
-        };
+        let mut tell = noting(&mut self.notes);
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.deploy(order).await
     }
 
     pub(crate) async fn plan(&mut self, objects: impl Into<Vec<Object>>) -> Result<Plan, bowline_core::fault::Fault> {
         let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
-        let mut tell = |_| {};
+        let mut tell = noting(&mut self.notes);
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.plan(&order).await
     }
 
     pub(crate) async fn roll_back(&mut self, wanted: Option<u32>) -> Result<Done, bowline_core::fault::Fault> {
         let mut tell = |_| {};
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.roll_back(wanted, false).await
+    }
+}
+
+fn noting(notes: &mut Vec<String>) -> impl FnMut(Told) + Send {
+    |told| {
+        if let Told::Note { text, .. } = told {
+            notes.push(text);
+        }
     }
 }
 
@@ -179,6 +182,9 @@ impl World {
                 ];
                 (200, json!({ "resources": kinds.map(|(name, kind)| resource(name, kind)) }))
             }
+            "GET" if path == "/apis/postgresql.cnpg.io/v1" => {
+                (200, json!({ "resources": [resource("clusters", "Cluster")] }))
+            }
             "GET" if path == "/apis/apps/v1" => (200, json!({ "resources": [resource("deployments", "Deployment")] })),
             "GET" if ["/pods", "/events", "/replicasets"].iter().any(|kind| path.ends_with(kind)) => {
                 (200, json!({ "items": [] }))
@@ -204,7 +210,12 @@ impl World {
             "PATCH" if is_dry => (200, body.clone()),
             "PATCH" => {
                 let mut found = self.objects.get(path).cloned().unwrap_or_default();
+                let was = found["spec"].clone();
                 merge(&mut found, body);
+                // Kept of what has one.
+                if let Some(generation) = found["metadata"]["generation"].as_u64().filter(|_| found["spec"] != was) {
+                    found["metadata"]["generation"] = (generation + 1).into();
+                }
                 (200, self.keep(path.to_owned(), found))
             }
             "DELETE" => self.objects.remove(path).map_or_else(|| failure(404), |found| (200, found)),

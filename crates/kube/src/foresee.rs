@@ -33,9 +33,10 @@ impl Rollout<'_> {
     pub async fn plan(&mut self, order: &Order) -> Result<Plan, Fault> {
         let releases = self.releases().await?;
         if let Some(busy) = history::busy(&releases, crate::rollout::now_ms()) {
-            let text =
-                format!("somebody brings out release {} just now: what is there is about to change", busy.number);
-            (self.tell)(Told::Note { service: None, text });
+            self.note(format!(
+                "somebody brings out release {} just now: what is there is about to change",
+                busy.number
+            ));
         }
         let there = self.look(&order.objects).await?;
         let objects = self.as_large(&order.objects, &there);
@@ -61,31 +62,44 @@ impl Rollout<'_> {
         let begun = releases.last().filter(|last| last.state == State::Pending && last.objects == order.objects);
         let next = begun.map_or_else(|| releases.last().map_or(1, |last| last.number + 1), |begun| begun.number);
         let release = serving.filter(|_| same).map_or(next, |serving| serving.number);
-        changes.extend(self.goes(&order.objects, release, &releases).await?);
+        changes.extend(self.goes(&order.objects, release, &releases).await);
         Ok(Plan { release, serves: serving.map(|serving| serving.number), same, changes })
     }
 
-    /// What nobody wants any more when this release has taken over.
-    async fn goes(&mut self, wanted: &[Object], release: u32, releases: &[Release]) -> Result<Vec<Change>, Fault> {
-        let unread = |refusal: Refusal| refusal.fault("what is not wanted any more cannot be looked at");
+    /// What nobody wants any more when this release has taken over. What cannot be looked at is said, as a deploy says it of what it cannot
+    /// remove.
+    async fn goes(&mut self, wanted: &[Object], release: u32, releases: &[Release]) -> Vec<Change> {
         let found = prune(wanted, releases);
         let all = [found.go, given_up(&history::after(wanted, release, releases))].concat();
-        self.cluster.learn(all.iter().chain(&found.stay)).await.map_err(unread)?;
+        if let Err(refusal) = self.cluster.learn(all.iter().chain(&found.stay)).await {
+            self.note(format!("what is not wanted any more cannot be looked at: {refusal}"));
+            return Vec::new();
+        }
         let mut changes = Vec::new();
         for id in all {
-            let becomes = match self.cluster.would_delete(&id, self.owner).await.map_err(unread)? {
-                Deletion::Done => Becomes::Removed,
-                Deletion::Found => Becomes::Left,
-                Deletion::NotOurs => continue,
+            let becomes = match self.cluster.would_delete(&id, self.owner).await {
+                Ok(Deletion::Done) => Becomes::Removed,
+                Ok(Deletion::Found) => Becomes::Left,
+                Ok(Deletion::NotOurs) => continue,
+                Err(refusal) => {
+                    self.note(format!("{id} is not wanted any more and cannot be looked at: {refusal}"));
+                    continue;
+                }
             };
             changes.push(Change { id, becomes });
         }
         for id in found.stay {
-            if self.is_there(&id).await.map_err(unread)? {
-                changes.push(Change { id, becomes: Becomes::Left });
+            match self.is_there(&id).await {
+                Ok(false) => {}
+                Ok(true) => changes.push(Change { id, becomes: Becomes::Left }),
+                Err(refusal) => self.note(format!("{id} is not wanted any more and cannot be looked at: {refusal}")),
             }
         }
-        Ok(changes)
+        changes
+    }
+
+    fn note(&mut self, text: String) {
+        (self.tell)(Told::Note { service: None, text });
     }
 
     async fn is_there(&self, id: &Id) -> Result<bool, Refusal> {
@@ -164,6 +178,42 @@ mod tests {
         assert_eq!(failed.kind, FaultKind::Failed);
         assert!(failed.message.contains("refuses the release"), "{failed:?}");
         assert_eq!(fake.changes(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_looked_at_any_more_is_said_and_ends_no_plan() {
+        let mut fake = Fake::new();
+        let service = |fake: &Fake, name: &str| fake.object("Service", name, "1");
+        let mut claim = fake.object("PersistentVolumeClaim", "shop-files", "");
+        claim.stage = Stage::Data;
+        let web = service(&fake, "shop-web");
+        fake.deploy([web.clone(), service(&fake, "shop-old"), claim]).await.unwrap();
+        fake.refuse("get services/shop-old", 403);
+        fake.refuse("get persistentvolumeclaims/shop-files", 500);
+        let plan = fake.plan([web.clone()]).await.unwrap();
+        assert_eq!(told(&plan), Vec::<String>::new());
+        let said = |id: &str| format!("{id} is not wanted any more and cannot be looked at: not now");
+        assert_eq!(fake.notes, [said("Service/shop-old"), said("PersistentVolumeClaim/shop-files")]);
+        // Of an operator that is on its way out, the API answers no more.
+        let mut fake = Fake::new();
+        let mut database = fake.object("Cluster", "shop-postgres-db", "");
+        database.body["apiVersion"] = "postgresql.cnpg.io/v1".into();
+        database.stage = Stage::Data;
+        let serves = Release {
+            number: 1,
+            at: 0,
+            served: Some(1),
+            state: State::Serves,
+            images: std::collections::BTreeMap::new(),
+            why: None,
+            objects: vec![web.clone(), database],
+            beat: None,
+        };
+        fake.keep(&serves);
+        fake.refuse("get /apis/postgresql.cnpg.io/v1", 503);
+        let plan = fake.plan([web]).await.unwrap();
+        assert_eq!(told(&plan), ["Service/shop-web +"]);
+        assert_eq!(fake.notes, ["what is not wanted any more cannot be looked at: not now"]);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::change::as_far_as;
 use crate::operated;
 
 /// What was seen of a workload at one moment.
@@ -191,13 +192,24 @@ fn deadline(now: &Value) -> Option<Duration> {
     }
 }
 
-/// What a workload is told to be, but for how many there are, which others may say.
-pub(crate) fn spec(workload: &Value) -> Value {
-    let mut spec = workload["spec"].clone();
+/// What a workload is told to be, but for how many there are, which others may say. What an operator brings up it completes itself: of that, as far
+/// as it was applied.
+pub(crate) fn spec(workload: &Value, applied: &Value) -> Value {
+    let mut spec = match text(&workload["kind"]) {
+        "Rollout" | "Cluster" => as_far_as(&workload["spec"], &applied["spec"]),
+        _ => workload["spec"].clone(),
+    };
     if let Some(keys) = spec.as_object_mut() {
         keys.remove("replicas");
     }
     spec
+}
+
+/// Whether it is waited for. A database that an operator brings up, and that is as it was, is in the way of nothing: an instance of it may be
+/// away for days. `before`: what was there before it was applied, where what serves asks for the same.
+pub(crate) fn is_waited_for(now: &Value, before: Option<&Value>) -> bool {
+    let generation = |object: &Value| object["metadata"]["generation"].clone();
+    now["kind"] != "Cluster" || before.is_none_or(|before| generation(before) != generation(now))
 }
 
 /// A pod of another revision of a StatefulSet that does not come up: it is waited for, not replaced, whatever is applied.
@@ -638,6 +650,37 @@ mod tests {
             json!([{ "setWeight": 5 }, { "pause": { "duration": "1800s" } }, { "pause": { "duration": "600s" } }]);
         let spec = json!({ "progressDeadlineSeconds": 600, "strategy": { "canary": { "steps": steps } } });
         check(json!({ "kind": "Rollout", "spec": spec }), 3060);
+    }
+
+    #[test]
+    fn a_database_of_an_operator_that_is_as_it_was_is_not_waited_for() {
+        let object = |kind: &str, generation: u32| json!({ "kind": kind, "metadata": { "generation": generation } });
+        let check = |kind: &str, before: Option<u32>, expected: bool| {
+            let before = before.map(|generation| object(kind, generation));
+            assert_eq!(is_waited_for(&object(kind, 3), before.as_ref()), expected, "{kind} {before:?}");
+        };
+        check("Cluster", Some(3), false);
+        check("Cluster", Some(2), true);
+        check("Cluster", None, true);
+        check("StatefulSet", Some(3), true);
+        check("Rollout", Some(3), true);
+    }
+
+    #[test]
+    fn what_an_operator_completes_is_nobodys_change() {
+        let workload = |kind: &str, more: Value| {
+            let mut spec = json!({ "replicas": 2, "instances": 1 });
+            spec["more"] = more;
+            json!({ "kind": kind, "spec": spec })
+        };
+        let check = |kind: &str, is_same: bool| {
+            let applied = json!({ "kind": kind, "spec": { "replicas": 2, "instances": 1 } });
+            let [before, after] = [json!(1), json!(2)].map(|more| spec(&workload(kind, more), &applied));
+            assert_eq!(before == after, is_same, "{kind}: {before} {after}");
+        };
+        check("Cluster", true);
+        check("Rollout", true);
+        check("Deployment", false);
     }
 
     #[test]

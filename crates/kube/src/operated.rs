@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::look::{Kind, Seen, Stands, Trouble, condition, is_alive, is_of, number, text, wrong};
+use crate::look::{Kind, Seen, Stands, Trouble, condition, is_alive, is_of, is_ready, number, text, wrong};
 
 /// Of the pods of a cluster of CloudNativePG, and of the jobs that make them: its name.
 pub const OF_CLUSTER: &str = "cnpg.io/cluster";
@@ -81,15 +81,23 @@ const BLOCKED: [&str; 5] = [
     "Unable to create required cluster objects",
 ];
 
+/// The container of PostgreSQL in a pod of an instance; jobs that make one have others (pkg/specs/pods.go).
+const INSTANCE: &str = "postgres";
+
 /// A cluster of CloudNativePG, by its condition `Ready`, which is True while its phase is the healthy one (its pkg/resources/status/phase.go). Of
-/// which generation that was said it does not say; which image it has taken up, it does.
+/// which generation that was said it does not say: what was said of another image holds until its instances are begun anew, so they are asked.
 pub(crate) fn cluster(seen: Seen<'_>) -> Stands {
     let (now, status) = (seen.workload, &seen.workload["status"]);
     let (asked, has) = (&now["spec"]["imageName"], &status["image"]);
     let is_taken_up = asked.is_null() || has.is_null() || asked == has;
     let wanted = now["spec"]["instances"].as_i64().unwrap_or(1);
     let ready = number(&status["readyInstances"]);
-    if condition(status, "Ready", "True").is_some() && is_taken_up && ready >= wanted {
+    let name = &now["metadata"]["name"];
+    let is_its = |pod: &&Value| pod["metadata"]["labels"][OF_CLUSTER] == *name && is_alive(pod);
+    let pods: Vec<&Value> = seen.pods.iter().filter(is_its).collect();
+    let says_so = condition(status, "Ready", "True").is_some() && is_taken_up && ready >= wanted;
+    let running = running(&pods, text(asked));
+    if says_so && running.is_none_or(|running| running >= wanted) {
         return Stands::Ready;
     }
     let (phase, reason) = (text(&status["phase"]), text(&status["phaseReason"]));
@@ -97,14 +105,32 @@ pub(crate) fn cluster(seen: Seen<'_>) -> Stands {
     if phase == UNRECOVERABLE || BLOCKED.contains(&phase) {
         return Stands::Trouble(Trouble { kind: Kind::Operator(phase == UNRECOVERABLE), said, pod: None });
     }
-    let name = &now["metadata"]["name"];
-    let is_its = |pod: &&Value| pod["metadata"]["labels"][OF_CLUSTER] == *name && is_alive(pod);
-    let pods: Vec<&Value> = seen.pods.iter().filter(is_its).collect();
-    match wrong(&pods, seen.events) {
-        Some(trouble) => Stands::Trouble(trouble),
-        None if said.is_empty() || !is_taken_up => Stands::Waits("CloudNativePG to take it up".to_owned()),
-        None => Stands::Waits(format!("CloudNativePG: {said}, {ready} of {wanted} ready")),
+    match (wrong(&pods, seen.events), running.filter(|_| says_so)) {
+        (Some(trouble), _) => Stands::Trouble(trouble),
+        (None, Some(running)) => Stands::Waits(format!("CloudNativePG: {running} of {wanted} run what is asked for")),
+        (None, None) if said.is_empty() || !is_taken_up => Stands::Waits("CloudNativePG to take it up".to_owned()),
+        (None, None) => Stands::Waits(format!("CloudNativePG: {said}, {ready} of {wanted} ready")),
     }
+}
+
+/// How many instances are ready with this image; none while another one runs. `None`: no image is asked for.
+fn running(pods: &[&Value], asked: &str) -> Option<i64> {
+    if asked.is_empty() {
+        return None;
+    }
+    let images = pods.iter().filter_map(|pod| {
+        let mut containers = pod["spec"]["containers"].as_array()?.iter();
+        Some((pod, text(&containers.find(|one| one["name"] == INSTANCE)?["image"])))
+    });
+    let (right, wrong): (Vec<_>, Vec<_>) = images.partition(|(_, image)| is_same_image(image, asked));
+    let ready = right.iter().filter(|(pod, _)| is_ready(pod)).count();
+    Some(if wrong.is_empty() { i64::try_from(ready).unwrap_or(i64::MAX) } else { 0 })
+}
+
+/// Clusters may let pods pull from a mirror, which has another host and keeps the rest.
+fn is_same_image(one: &str, other: &str) -> bool {
+    let last = |image: &str| image.rsplit('/').next().unwrap_or_default().to_owned();
+    last(one) == last(other)
 }
 
 #[cfg(test)]
@@ -233,7 +259,7 @@ mod tests {
     #[test]
     fn a_cluster_of_cloudnativepg_is_ready_when_it_says_so_of_what_it_was_told() {
         let healthy = postgres("Cluster in healthy state", "", true, 1);
-        assert_eq!(stands(&healthy, &[], &[]), Stands::Ready);
+        assert_eq!(stands(&healthy, &[], &[instance(1, "postgres:17", true)]), Stands::Ready);
         // What was said before the operator has looked at it counts for nothing.
         let mut other = healthy.clone();
         other["spec"]["imageName"] = json!("postgres:18");
@@ -247,6 +273,46 @@ mod tests {
         assert_eq!(stands(&first, &[], &[]), Stands::Waits(on.to_owned()));
         let fewer = postgres("Cluster in healthy state", "", true, 0);
         assert!(matches!(stands(&fewer, &[], &[]), Stands::Waits(_)));
+    }
+
+    fn instance(number: u32, image: &str, is_ready: bool) -> Value {
+        let name = format!("shop-postgres-db-{number}");
+        let ready = json!({ "type": "Ready", "status": if is_ready { "True" } else { "False" } });
+        json!({
+            "metadata": { "name": name, "uid": name, "labels": { OF_CLUSTER: "shop-postgres-db" } },
+            "spec": { "containers": [{ "name": "postgres", "image": image }] }, "status": { "conditions": [ready] },
+        })
+    }
+
+    #[test]
+    fn a_cluster_of_cloudnativepg_is_ready_when_all_of_its_instances_run_what_is_asked_for() {
+        // The operator has taken the image up, and says of the instances what was so with the one before.
+        let mut two = postgres("Cluster in healthy state", "", true, 2);
+        two["spec"]["instances"] = json!(2);
+        let check = |pods: &[Value], expected: Option<i64>| {
+            let expected = expected.map_or(Stands::Ready, |running| {
+                Stands::Waits(format!("CloudNativePG: {running} of 2 run what is asked for"))
+            });
+            assert_eq!(stands(&two, &[], pods), expected, "{pods:?}");
+        };
+        let of = |number, image| instance(number, image, true);
+        check(&[of(1, "postgres:17"), of(2, "postgres:17")], None);
+        check(&[of(1, "postgres:16"), of(2, "postgres:16")], Some(0));
+        check(&[of(1, "postgres:16"), of(2, "postgres:17")], Some(0));
+        check(&[of(1, "postgres:17"), of(2, "postgres:17"), of(3, "postgres:16")], Some(0));
+        check(&[of(2, "postgres:17")], Some(1));
+        check(&[of(1, "postgres:17"), instance(2, "postgres:17", false)], Some(1));
+        check(&[], Some(0));
+        // Through a mirror, and beside what is ending and the job that has made it.
+        let mut ends = of(3, "postgres:16");
+        ends["metadata"]["deletionTimestamp"] = json!("2026-01-01T10:00:00Z");
+        let mut job = of(4, "postgres:16");
+        job["spec"]["containers"][0]["name"] = json!("initdb");
+        check(&[of(1, "mirror.example.com/library/postgres:17"), of(2, "postgres:17"), ends, job], None);
+        // What keeps the new one from coming up is said.
+        let mut missing = missing("c", json!({ OF_CLUSTER: "shop-postgres-db" }));
+        missing["spec"] = of(2, "postgres:17")["spec"].clone();
+        assert_eq!(trouble(&two, &[], &[of(1, "postgres:16"), missing]), (Kind::Image, "not found".to_owned()));
     }
 
     #[test]

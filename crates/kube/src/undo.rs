@@ -7,7 +7,7 @@ use crate::history::{self, Release, State};
 use crate::judge::Take;
 use crate::object::Object;
 use crate::prune::{given_up, prune};
-use crate::rollout::{Rollout, Told};
+use crate::rollout::{Before, Rollout, Told};
 use crate::way::{Way, ran_alone};
 
 /// What is left of what nobody wants any more, data apart.
@@ -88,7 +88,7 @@ impl Rollout<'_> {
         if let Some(before) = &before {
             let objects = Way::Undone.objects(&before.objects, |_| true);
             let put_back = match self.learn(&objects).await {
-                Ok(()) => self.bring(&objects, &Take::ALL, &releases).await.map_err(|stop| stop.fault),
+                Ok(()) => self.bring(&objects, &Take::ALL, Before::of(&releases)).await.map_err(|stop| stop.fault),
                 Err(error) => Err(error),
             };
             if let Err(error) = put_back {

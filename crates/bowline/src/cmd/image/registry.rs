@@ -15,6 +15,7 @@ use bowline_image::sbom::Sbom;
 use bowline_image::{Image, Layout, Platform};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::build::collect;
 use super::kept;
@@ -24,6 +25,8 @@ use crate::ui::{Tone, Ui};
 
 /// Whoever only looks waits for less than whoever sends.
 const LOOKING: Limits = Limits { connect: Duration::from_secs(5), stall: Duration::from_secs(10) };
+/// And in all no longer than this, whatever is in the way.
+pub(in crate::cmd) const LOOK: Duration = Duration::from_secs(20);
 /// Bytes that are read of what should be a password.
 const MOST: u64 = 64 << 10;
 
@@ -62,7 +65,7 @@ pub(in crate::cmd) async fn send(
     moving: &mut dyn FnMut(&str),
 ) -> Result<Sent, Fault> {
     let doing = format!("{to} cannot be pushed");
-    let mut remote = remote(&to.repository, Actions::Push, ca, &doing).await?;
+    let mut remote = remote(&to.repository, (Actions::Push, Limits::default()), ca, &doing).await?;
     let passing = remote.watch();
     let pushing = remote.push(image, to, layout.blobs(), None);
     let sent = watched(pushing, passing, "sending", moving).await;
@@ -82,8 +85,19 @@ pub(in crate::cmd) async fn send(
 pub(in crate::cmd) async fn reach(to: &Repository, ca: Option<&Path>) -> Result<(), Fault> {
     let doing = format!("nothing can be pushed to {to}");
     let name = Reference { repository: to.clone(), tag: None, digest: None };
-    let answer = remote(to, Actions::Push, ca, &doing).await?.head(&name).await;
-    answer.map(drop).map_err(|error| refused(error, to, &doing))
+    let asked = async {
+        match remote(to, (Actions::Push, LOOKING), ca, &doing).await?.head(&name).await {
+            // Who is not let in is answered otherwise.
+            Ok(_) | Err(RegistryError::Refused { status: 404, .. }) => Ok(()),
+            Err(error) => Err(refused(error, to, &doing)),
+        }
+    };
+    let late = |_| Fault::new(FaultKind::Unreachable, &doing).caused_by(late(to.registry()));
+    timeout(LOOK, asked).await.map_err(late)?
+}
+
+fn late(registry: &str) -> String {
+    format!("{registry} has not answered within {} s", LOOK.as_secs())
 }
 
 /// Whether an image is where its name leads, as far as it can be seen from here.
@@ -91,18 +105,21 @@ pub(in crate::cmd) async fn reach(to: &Repository, ca: Option<&Path>) -> Result<
 pub(in crate::cmd) enum There {
     Yes,
     No,
-    /// Who is known to nobody is not told of what is not for everybody.
-    NotForUs,
     /// Why it is not known.
     Unseen(String),
 }
 
-/// Asks its registry, as whoever has logged in here.
+/// Asks its registry, as whoever has logged in here. `until`: then nobody has answered.
 ///
 /// # Errors
 /// The authorities that are to be believed cannot be read.
-pub(in crate::cmd) async fn find(image: &ImageRef, ca: Option<&Path>) -> Result<There, Fault> {
+pub(in crate::cmd) async fn find(image: &ImageRef, ca: Option<&Path>, until: Instant) -> Result<There, Fault> {
     let client = client(ca, LOOKING)?;
+    let found = timeout_at(until, found(image, &client)).await;
+    Ok(found.unwrap_or_else(|_| There::Unseen(late(image.repository.registry()))))
+}
+
+async fn found(image: &ImageRef, client: &Client) -> There {
     let registry = image.repository.registry();
     let credentials = match logins() {
         Ok(logins) => logins.find(registry).await.map_err(Fault::from),
@@ -110,25 +127,28 @@ pub(in crate::cmd) async fn find(image: &ImageRef, ca: Option<&Path>) -> Result<
     };
     let credentials = match credentials {
         Ok(credentials) => credentials,
-        Err(fault) => return Ok(There::Unseen(fault.in_one_line())),
+        Err(fault) => return There::Unseen(fault.in_one_line()),
     };
-    let is_nobody = credentials.is_none();
     let name = Reference { repository: image.repository.clone(), tag: None, digest: Some(image.digest) };
     let answer = match client.remote(&image.repository, Actions::Pull, credentials, None) {
         Ok(mut remote) => remote.head(&name).await,
         Err(error) => Err(error),
     };
-    Ok(match answer {
+    match answer {
         Ok(Some(_)) => There::Yes,
-        Ok(None) if is_nobody => There::NotForUs,
         Ok(None) => There::No,
         Err(error) => There::Unseen(error.fault(&format!("{registry} does not say")).causes.join(": ")),
-    })
+    }
 }
 
-async fn remote(repository: &Repository, actions: Actions, ca: Option<&Path>, doing: &str) -> Result<Remote, Fault> {
+async fn remote(
+    repository: &Repository,
+    (actions, limits): (Actions, Limits),
+    ca: Option<&Path>,
+    doing: &str,
+) -> Result<Remote, Fault> {
     let credentials = logins()?.find(repository.registry()).await?;
-    let remote = client(ca, Limits::default())?.remote(repository, actions, credentials, None);
+    let remote = client(ca, limits)?.remote(repository, actions, credentials, None);
     remote.map_err(|error| refused(error, repository, doing))
 }
 
@@ -172,7 +192,7 @@ pub(super) async fn pull(args: ImagePull, layout: Layout, ui: &Ui) -> Result<Exi
     }
     let name = &args.image;
     let doing = format!("{name} cannot be pulled");
-    let mut remote = remote(&name.repository, Actions::Pull, args.ca.as_deref(), &doing).await?;
+    let mut remote = remote(&name.repository, (Actions::Pull, Limits::default()), args.ca.as_deref(), &doing).await?;
     let (told, host) = (remote.watch(), Platform::host());
     let pulling = remote.pull(name, &host, layout.blobs());
     let pulled = watched(pulling, told, "fetching", &mut |line| passing(line, ui)).await;
@@ -237,5 +257,24 @@ fn password(host: &str, ui: &Ui) -> Result<String, Fault> {
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(Fault::new(FaultKind::Invalid, "there is no password on standard input")),
         password => Ok(password.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_core::id::Digest;
+    use bowline_core::release::ImageDigest;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_says_nothing_is_not_waited_for_longer_than_a_look_may_last() {
+        // It takes connections, and reads nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let name: Reference = format!("{}/acme/shop", silent.local_addr().unwrap()).parse().unwrap();
+        let image = name.repository.at(ImageDigest(Digest([1; 32])));
+        let until = Instant::now() + Duration::from_millis(20);
+        let expected = format!("{} has not answered within 20 s", name.repository.registry());
+        assert_eq!(find(&image, None, until).await.unwrap(), There::Unseen(expected));
     }
 }

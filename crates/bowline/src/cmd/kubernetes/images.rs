@@ -9,13 +9,16 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, ServiceName};
 use bowline_core::release::{ImageDigest, ImageRef, Reference};
 use bowline_image::Layout;
+use bowline_kube::history::{self, Release};
 use bowline_render::{Secrets, lacking};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Telling;
 use super::objects::Ends;
 use crate::cmd::image::build::{Built, Source, images, maker, own_name};
-use crate::cmd::image::registry::{There, find, reach, send};
+use crate::cmd::image::registry::{LOOK, There, find, reach, send};
 use crate::cmd::image::{build, layout};
 use crate::cmd::render::Loaded;
 use crate::paths::Paths;
@@ -133,9 +136,9 @@ impl Made {
 
     /// What a deploy would do with it.
     async fn foresee(&self, ca: Option<&Path>, telling: &mut Telling<'_>) -> Result<(), Fault> {
-        let text = match find(&self.image, ca).await? {
+        let text = match find(&self.image, ca, Instant::now() + LOOK).await? {
             There::Yes => format!("{} is there already", self.image),
-            There::No | There::NotForUs | There::Unseen(_) => format!("{} is to be pushed", self.image),
+            There::No | There::Unseen(_) => format!("{} is to be pushed", self.image),
         };
         telling.step(ChangeStep::Note { service: Some(self.service.to_string()), text });
         Ok(())
@@ -170,6 +173,29 @@ pub(super) async fn make(
     Ok(all.into_iter().map(|made| (made.service, made.image)).collect())
 }
 
+/// Those of these that what serves does not run: whatever has become of their registry, the cluster has the others.
+pub(super) fn unserved(
+    mut images: BTreeMap<ServiceName, ImageRef>,
+    releases: &[Release],
+) -> BTreeMap<ServiceName, ImageRef> {
+    let mut served = BTreeSet::new();
+    for object in history::serving(releases).iter().flat_map(|serving| &serving.objects) {
+        texts(&object.body, &mut served);
+    }
+    images.retain(|_, image| !served.contains(image.to_string().as_str()));
+    images
+}
+
+/// All text of a document.
+fn texts<'v>(value: &'v Value, all: &mut BTreeSet<&'v str>) {
+    match value {
+        Value::String(text) => drop(all.insert(text)),
+        Value::Array(elements) => elements.iter().for_each(|one| texts(one, all)),
+        Value::Object(fields) => fields.values().for_each(|one| texts(one, all)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// Asks for these where they are to be pulled from. What the cluster may see and this machine does not is said, and in the way of nothing.
 ///
 /// # Errors
@@ -180,7 +206,8 @@ pub(super) async fn look(
     telling: &mut Telling<'_>,
 ) -> Result<(), Fault> {
     let wanted: BTreeSet<&ImageRef> = images.values().collect();
-    let ask = |image| async move { Ok::<_, Fault>((image, find(image, ca).await?)) };
+    let until = Instant::now() + LOOK;
+    let ask = |image| async move { Ok::<_, Fault>((image, find(image, ca, until).await?)) };
     let found: BTreeMap<&ImageRef, There> = stream::iter(wanted).map(ask).buffered(AT_ONCE).try_collect().await?;
     let logs_in = app.image.as_ref().is_some_and(|image| image.login.is_some());
     let (absent, unseen) = told(images, &found, logs_in);
@@ -207,9 +234,11 @@ fn told(
         let registry = image.repository.registry();
         let why: &str = match found.get(image) {
             None | Some(There::Yes) => continue,
-            // The cluster has a login of its own there.
-            Some(There::NotForUs) if logs_in => "it has none of it for who has not logged in",
-            Some(There::No | There::NotForUs) => {
+            // Some registries say of what is not for somebody that they have not got it, and the cluster may be somebody else.
+            Some(There::No) if logs_in => {
+                "it has none of it for who asks here, and the cluster logs in as `image.login` says"
+            }
+            Some(There::No) => {
                 absent.push(format!("{}: {registry} has no {image}", service.spelled()));
                 continue;
             }
@@ -253,14 +282,14 @@ fn named(to: &Reference, service: &ServiceName, digest: ImageDigest) -> Referenc
 
 #[cfg(test)]
 mod tests {
+    use bowline_kube::history::State;
+    use bowline_kube::{Object, Stage};
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn what_is_nowhere_is_told_apart_from_what_is_not_seen() {
-        let image = |digit: u8| -> ImageRef {
-            let repository: Reference = "registry.example.com/acme/shop".parse().unwrap();
-            repository.repository.at(ImageDigest(Digest([digit; 32])))
-        };
         let (one, two) = (image(1), image(2));
         let images = BTreeMap::from([(name("web"), one.clone()), (name("worker"), two.clone())]);
         let check = |first: There, second: There, logs_in: bool, absent: usize, unseen: usize| {
@@ -269,9 +298,11 @@ mod tests {
             assert_eq!((gone.len(), notes.len()), (absent, unseen), "{gone:?} {notes:?}");
         };
         check(There::Yes, There::Yes, false, 0, 0);
-        check(There::Yes, There::No, true, 1, 0);
-        check(There::NotForUs, There::NotForUs, false, 2, 0);
-        check(There::NotForUs, There::No, true, 1, 1);
+        check(There::Yes, There::No, false, 1, 0);
+        check(There::No, There::No, false, 2, 0);
+        // Who logs in there is not who asks here.
+        check(There::Yes, There::No, true, 0, 1);
+        check(There::No, There::No, true, 0, 1);
         // One registry is said once.
         let away = || There::Unseen("registry.example.com cannot be reached".to_owned());
         check(away(), away(), false, 0, 1);
@@ -279,6 +310,26 @@ mod tests {
 
     fn name(text: &str) -> ServiceName {
         ServiceName::new(text).unwrap()
+    }
+
+    fn image(digit: u8) -> ImageRef {
+        let name: Reference = "registry.example.com/acme/shop".parse().unwrap();
+        name.repository.at(ImageDigest(Digest([digit; 32])))
+    }
+
+    #[test]
+    fn what_serves_is_not_looked_for() {
+        let release = |number: u32, state: State, digit: u8| {
+            let container = json!({ "name": "web", "image": image(digit).to_string() });
+            let body =
+                json!({ "kind": "Deployment", "spec": { "template": { "spec": { "containers": [container] } } } });
+            let objects = vec![Object { stage: Stage::Workload, body }];
+            Release { number, at: 0, served: None, state, images: BTreeMap::new(), why: None, objects, beat: None }
+        };
+        let releases = [release(1, State::Served, 1), release(2, State::Serves, 2), release(3, State::Rejected, 3)];
+        let all = BTreeMap::from([1, 2, 3, 4].map(|digit| (name(&format!("web{digit}")), image(digit))));
+        let left: Vec<String> = unserved(all, &releases).keys().map(ToString::to_string).collect();
+        assert_eq!(left, ["web1", "web3", "web4"]);
     }
 
     #[test]

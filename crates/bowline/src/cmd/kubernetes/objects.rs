@@ -44,7 +44,7 @@ pub(super) async fn objects(
     let Asked { owner, dir, apis, state, ca, ends } = *asked;
     let releases = cluster.releases(owner).await;
     let releases = releases.map_err(|refusal| refusal.fault(format!("the releases of {owner} cannot be read")))?;
-    let (own, said) = (Own::of(loaded)?, images::said(loaded));
+    let (own, said) = (Own::of(loaded)?, images::unserved(images::said(loaded), &releases));
     loaded.images.extend(own.iter().flat_map(Own::foreseen));
     let apis = apis::found(cluster, &releases, (loaded, apis), telling).await?;
     let named = rendered(loaded, Secrets::Named, &apis)?;
@@ -59,12 +59,13 @@ pub(super) async fn objects(
     for note in named.notes.iter().filter(|note| !named.by_hand.contains(*note)) {
         telling.note(note.replace("kubectl create ", &cluster.kubectl("create ")));
     }
+    secret::fit(cluster, owner, (&loaded.key, dir), &named.needs, telling).await?;
     images::look(&said, (&loaded.app, ca), telling).await?;
     if let Some(own) = own {
         // What a build and a push remember is not carried through all the rest.
         let made = Box::pin(images::make(&own, (loaded, dir), (state, ca), ends, telling)).await?;
         if ends == Ends::Deployed {
-            images::look(&made, (&loaded.app, ca), telling).await?;
+            images::look(&images::unserved(made.clone(), &releases), (&loaded.app, ca), telling).await?;
         }
         loaded.images.extend(made);
         telling.tell(Told::Checking);

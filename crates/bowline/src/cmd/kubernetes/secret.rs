@@ -265,36 +265,25 @@ pub(super) fn makes_some(needs: &[Need]) -> bool {
     })
 }
 
-/// What the objects of the release's secrets are called; what nobody has set and may be made is made, for a deploy.
-pub(super) async fn held(
+/// Whether all is there that nobody makes here. It is told before anything is built for it.
+pub(super) async fn fit(
     cluster: &Cluster,
     owner: &Owner,
     (key, dir): (&AppKey, &Path),
-    (needs, ends): (&[Need], Ends),
+    needs: &[Need],
     telling: &mut Telling<'_>,
-) -> Result<BTreeMap<SecretName, String>, Fault> {
-    let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
-    let before = index.clone();
-    let (mut held, mut unset, mut missing) = (BTreeMap::new(), Vec::new(), Vec::new());
+) -> Result<(), Fault> {
+    let (index, _) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
+    let (mut unset, mut missing) = (Vec::new(), Vec::new());
     for need in needs {
         match &need.what {
             Needed::Secret { name, source } => {
                 let asked = Asked { cluster, owner, key, dir, name, source: source.as_ref(), object: &need.object };
-                let found = match ends {
-                    Ends::Deployed => asked.held(&mut index, telling).await?,
-                    Ends::Foreseen => asked.foreseen(&index, telling).await?,
-                };
-                match found {
-                    Held::By(object) => drop(held.insert(name.clone(), object)),
-                    Held::ToBeMade => {}
-                    Held::Unset => unset.push(name.clone()),
+                if !asked.is_there(&index, telling).await? {
+                    unset.push(name.clone());
                 }
             }
-            Needed::Password { of, .. } if ends == Ends::Foreseen => match is_there(cluster, &need.object).await? {
-                There::Yes | There::Unseen => {}
-                There::No => telling.note(format!("the password of {of} is to be made")),
-            },
-            Needed::Password { of: _, user } => password(cluster, owner, need, user.as_deref()).await?,
+            Needed::Password { .. } => {}
             Needed::Bearer { .. } | Needed::Users { .. } | Needed::Login { .. } | Needed::Certificate { .. } => {
                 let said = need.said(cluster.kubectl("").trim_end());
                 match is_there(cluster, &need.object).await? {
@@ -305,10 +294,42 @@ pub(super) async fn held(
             }
         }
     }
+    there((owner, cluster), &unset, missing)
+}
+
+/// What the objects of the release's secrets are called; what nobody has set and may be made is made, for a deploy.
+pub(super) async fn held(
+    cluster: &Cluster,
+    owner: &Owner,
+    (key, dir): (&AppKey, &Path),
+    (needs, ends): (&[Need], Ends),
+    telling: &mut Telling<'_>,
+) -> Result<BTreeMap<SecretName, String>, Fault> {
+    let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
+    let before = index.clone();
+    let mut held = BTreeMap::new();
+    for need in needs {
+        match &need.what {
+            Needed::Secret { name, source } => {
+                let asked = Asked { cluster, owner, key, dir, name, source: source.as_ref(), object: &need.object };
+                let found = match ends {
+                    Ends::Deployed => Some(asked.held(&mut index, telling).await?),
+                    Ends::Foreseen => asked.foreseen(&index, telling).await?,
+                };
+                held.extend(found.map(|object| (name.clone(), object)));
+            }
+            Needed::Password { of, .. } if ends == Ends::Foreseen => match is_there(cluster, &need.object).await? {
+                There::Yes | There::Unseen => {}
+                There::No => telling.note(format!("the password of {of} is to be made")),
+            },
+            Needed::Password { of: _, user } => password(cluster, owner, need, user.as_deref()).await?,
+            Needed::Bearer { .. } | Needed::Users { .. } | Needed::Login { .. } | Needed::Certificate { .. } => {}
+        }
+    }
     if index != before {
         cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(key, &refusal))?;
     }
-    there((owner, cluster), &unset, missing).map(|()| held)
+    Ok(held)
 }
 
 /// A secret of the file that the release reads.
@@ -323,16 +344,28 @@ struct Asked<'a> {
     object: &'a str,
 }
 
-/// Which object holds it.
-enum Held {
-    By(String),
-    /// It is called by what it will hold.
-    ToBeMade,
-    Unset,
-}
-
 impl Asked<'_> {
-    async fn held(&self, index: &mut Index, telling: &mut Telling<'_>) -> Result<Held, Fault> {
+    /// Whether somebody has set it, as far as it is to be set. Somebody else may have made it under the name by which manifests ask for it.
+    async fn is_there(&self, index: &Index, telling: &mut Telling<'_>) -> Result<bool, Fault> {
+        let Self { cluster, owner, name, object, .. } = *self;
+        if index.contains_key(name.as_str()) || self.is_generated() || self.of_its_file()?.is_some() {
+            return Ok(true);
+        }
+        match is_there(cluster, object).await? {
+            There::Yes => {}
+            There::Unseen => {
+                let set = set_by((owner, cluster), name);
+                telling.note(format!(
+                    "{name} is not set there, unless somebody has made the secret {object}, which you may not look at: {set}"
+                ));
+            }
+            There::No => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Which object holds it.
+    async fn held(&self, index: &mut Index, telling: &mut Telling<'_>) -> Result<String, Fault> {
         let Self { cluster, owner, key, name, .. } = *self;
         if let Some(value) = self.of_its_file()? {
             let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
@@ -343,11 +376,11 @@ impl Asked<'_> {
             made(cluster, key, name, (&generated(), &salt), index, BY_BOWLINE).await?;
             telling.note(format!("secret {name} is made"));
         }
-        self.known(index, telling).await
+        Ok(self.known(index))
     }
 
-    /// The same, and nothing is made.
-    async fn foreseen(&self, index: &Index, telling: &mut Telling<'_>) -> Result<Held, Fault> {
+    /// The same, and nothing is made. `None`: it is called by what it will hold.
+    async fn foreseen(&self, index: &Index, telling: &mut Telling<'_>) -> Result<Option<String>, Fault> {
         let Self { cluster, owner, key, name, .. } = *self;
         let known = index.get(name.as_str()).map(|entry| entry.object.clone());
         if let Some(value) = self.of_its_file()? {
@@ -357,32 +390,18 @@ impl Asked<'_> {
             if object.is_none() || object != known {
                 telling.note(format!("secret {name} is to be what is in its file"));
             }
-            return Ok(object.map_or(Held::ToBeMade, Held::By));
+            return Ok(object);
         }
         if known.is_none() && self.is_generated() {
             telling.note(format!("secret {name} is to be made"));
-            return Ok(Held::ToBeMade);
+            return Ok(None);
         }
-        self.known(index, telling).await
+        Ok(Some(self.known(index)))
     }
 
-    /// By the index; else somebody else may have made it under the name by which manifests ask for it.
-    async fn known(&self, index: &Index, telling: &mut Telling<'_>) -> Result<Held, Fault> {
-        let Self { cluster, owner, name, object, .. } = *self;
-        if let Some(entry) = index.get(name.as_str()) {
-            return Ok(Held::By(entry.object.clone()));
-        }
-        match is_there(cluster, object).await? {
-            There::Yes => {}
-            There::Unseen => {
-                let set = set_by((owner, cluster), name);
-                telling.note(format!(
-                    "{name} is not set there, unless somebody has made the secret {object}, which you may not look at: {set}"
-                ));
-            }
-            There::No => return Ok(Held::Unset),
-        }
-        Ok(Held::By(object.to_owned()))
+    /// By the index, else as somebody else has made it.
+    fn known(&self, index: &Index) -> String {
+        index.get(self.name.as_str()).map_or_else(|| self.object.to_owned(), |entry| entry.object.clone())
     }
 
     fn is_generated(&self) -> bool {
