@@ -189,12 +189,12 @@ mod tests {
         let web = service(&fake, "shop-web");
         fake.deploy([web.clone(), service(&fake, "shop-old"), claim]).await.unwrap();
         fake.refuse("get services/shop-old", 403);
-        fake.refuse("get persistentvolumeclaims/shop-files", 500);
+        fake.refuse("get persistentvolumeclaims/shop-files", 422);
         let plan = fake.plan([web.clone()]).await.unwrap();
         assert_eq!(told(&plan), Vec::<String>::new());
         let said = |id: &str| format!("{id} is not wanted any more and cannot be looked at: not now");
         assert_eq!(fake.notes, [said("Service/shop-old"), said("PersistentVolumeClaim/shop-files")]);
-        // Of an operator that is on its way out, the API answers no more.
+        // Nor are kinds that somebody may not ask for.
         let mut fake = Fake::new();
         let mut database = fake.object("Cluster", "shop-postgres-db", "");
         database.body["apiVersion"] = "postgresql.cnpg.io/v1".into();
@@ -210,7 +210,7 @@ mod tests {
             beat: None,
         };
         fake.keep(&serves);
-        fake.refuse("get /apis/postgresql.cnpg.io/v1", 503);
+        fake.refuse("get /apis/postgresql.cnpg.io/v1", 403);
         let plan = fake.plan([web]).await.unwrap();
         assert_eq!(told(&plan), ["Service/shop-web +"]);
         assert_eq!(fake.notes, ["what is not wanted any more cannot be looked at: not now"]);

@@ -48,7 +48,15 @@ fn what_nobody_says_an_image_of_is_built_once_and_pushed() {
         assert_eq!(cluster().admin.get(path).done()["items"], json!([]));
     };
 
-    // Who is not let in is told before anything is built, and so is whoever has nobody to push to.
+    // What nobody has set is told before anything is built, and before anybody is asked.
+    let secret = "[env]\nTOKEN = { secret = \"token\" }\n";
+    edit(&folder, "[environment", &format!("{secret}[environment"));
+    let said = who.fails(&deploy, 2);
+    assert!(said.contains("token is not set") && said.contains("nothing was applied"), "{said}");
+    assert_eq!((compiled(&said), registry.asked("")), (0, 0), "{said}");
+    edit(&folder, secret, "");
+
+    // Who is not let in is told so before, too, and so is whoever has nobody to push to.
     let said = who.fails(&deploy, 3);
     let doing = format!("nothing can be pushed to {}/acme/greeter; nothing was applied", registry.host());
     assert!(said.contains(&doing) && said.contains("nobody has logged in"), "{said}");
