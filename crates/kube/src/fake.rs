@@ -209,13 +209,7 @@ impl World {
             }
             "PATCH" if is_dry => (200, body.clone()),
             "PATCH" => {
-                let mut found = self.objects.get(path).cloned().unwrap_or_default();
-                let was = found["spec"].clone();
-                merge(&mut found, body);
-                // Kept of what has one.
-                if let Some(generation) = found["metadata"]["generation"].as_u64().filter(|_| found["spec"] != was) {
-                    found["metadata"]["generation"] = (generation + 1).into();
-                }
+                let found = applied(self.objects.get(path).cloned().unwrap_or_default(), body);
                 (200, self.keep(path.to_owned(), found))
             }
             "DELETE" => self.objects.remove(path).map_or_else(|| failure(404), |found| (200, found)),
@@ -231,6 +225,16 @@ impl World {
         self.objects.insert(path, object.clone());
         object
     }
+}
+
+/// What has a generation has another one when it is told to be something else.
+fn applied(mut found: Value, body: &Value) -> Value {
+    let was = found["spec"].clone();
+    merge(&mut found, body);
+    if let Some(generation) = found["metadata"]["generation"].as_u64().filter(|_| found["spec"] != was) {
+        found["metadata"]["generation"] = (generation + 1).into();
+    }
+    found
 }
 
 /// RFC 7396.
