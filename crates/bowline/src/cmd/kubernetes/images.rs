@@ -199,7 +199,7 @@ fn texts<'v>(value: &'v Value, all: &mut BTreeSet<&'v str>) {
 /// Asks for these where they are to be pulled from. What the cluster may see and this machine does not is said, and in the way of nothing.
 ///
 /// # Errors
-/// A registry that lets us in has none of them.
+/// A registry says itself that it has not got one of them.
 pub(super) async fn look(
     images: &BTreeMap<ServiceName, ImageRef>,
     (app, ca): (&App, Option<&Path>),
