@@ -565,8 +565,13 @@ static IMAGE: TableSpec = table(
     "image",
     "The image that a release becomes.",
     &[
-        key("push", Text(Form::Image), Required, "The repository it is pushed to."),
-        key("login", SecretRef, Omitted("anonymous"), "`user:password` for the registry."),
+        key(
+            "push",
+            Text(Form::Image),
+            Required,
+            "The repository that it is pushed to by `deploy --to kubernetes`, for all services.",
+        ),
+        key("login", SecretRef, Omitted("anonymous"), "`user:password` by which a cluster pulls it."),
     ],
 );
 
