@@ -260,6 +260,7 @@ fn observation(phase: Phase, health: HealthState) -> InstanceObservation {
         usage: Usage::default(),
         unenforced: Vec::new(),
         dropped_lines: 0,
+        container: None,
     }
 }
 
@@ -273,6 +274,7 @@ fn spec(pool: &PoolId, app: &App) -> InstanceSpec {
         env: BTreeMap::new(),
         secret_files: Vec::new(),
         tools: None,
+        packages: Vec::new(),
         port: PortChoice::Any,
         reach: Reach::Edge,
         protocol: service.protocol,

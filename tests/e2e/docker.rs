@@ -1,5 +1,9 @@
 //! Instances as containers of Docker, and of Podman by the same API: the same apps, the same verbs, the same promises.
 
+mod data;
+mod hanging;
+mod limits;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -56,6 +60,14 @@ impl Scene {
         wait("the app answers", SOON, || self.get("/").starts_with("hello from").then_some(()));
     }
 
+    /// Of its one instance, as it is exposed.
+    fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = curl(&self.bowline.ca(), &format!("{}/metrics", self.up.admin()), &[]).text();
+        let (start, own) = (format!("{name}{{"), format!("app=\"{}\"", self.name));
+        let line = metrics.lines().find(|line| line.starts_with(&start) && line.contains(&own))?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    }
+
     fn instance(&self) -> Value {
         self.bowline.status()["apps"][0]["services"][0]["instances"][0].clone()
     }
@@ -81,7 +93,8 @@ fn an_app_in_podman_answers_and_what_dies_comes_back_once() {
 }
 
 fn lives(kind: Kind, name: &'static str) {
-    let scene = Scene::set(kind, name, "limits = { memory = \"96MiB\", cpu = 0.5 }\n");
+    // More processors than the machine has.
+    let scene = Scene::set(kind, name, "limits = { memory = \"96MiB\", cpu = 64 }\n");
     assert!(scene.get("/").starts_with("hello from"), "{}", scene.get("/"));
     is_closed(&scene);
     // An instance dies: one copy comes back, and the restart is counted.
@@ -114,6 +127,16 @@ fn lives(kind: Kind, name: &'static str) {
     wait("the container of a dead shim is gone", SOON, || (!second.first.runs()).then_some(()));
     scene.answers();
     scene.only_copy();
+    // A person starts it anew by its engine, who does not go on with what nobody keeps.
+    let before = scene.only_copy();
+    let restarts = scene.instance()["restarts"].as_u64();
+    let _ = scene.engine.command(&["restart", "--time", "5", &before.name]).output().expect("docker is there");
+    wait("another one of its slot", SOON * 2, || {
+        let now = scene.instance();
+        (now["restarts"].as_u64() > restarts && now["state"] == "ready").then_some(())
+    });
+    scene.answers();
+    assert_ne!(scene.only_copy().first, before.first);
     // Its engine removes it, as a person may.
     scene.engine.ask("DELETE", &format!("/containers/{}?force=true", first.name));
     scene.answers();
@@ -155,6 +178,7 @@ fn is_closed(scene: &Scene) {
         (&true.into(), &"host".into(), &true.into())
     );
     assert_eq!((host["Memory"].as_u64(), host["MemorySwap"].as_u64()), (Some(96 << 20), Some(96 << 20)), "{host}");
+    assert_eq!((host["CpuPeriod"].as_u64(), host["CpuQuota"].as_u64()), (Some(100_000), Some(6_400_000)), "{host}");
     assert!(host["PidsLimit"].as_u64().is_some_and(|most| most > 0 && most <= 4096), "{host}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", copy.first.pid)).expect("it runs");
     let field =
@@ -359,10 +383,16 @@ fn rolling_and_canary_releases_in_podman_lose_no_request() {
     releases(Kind::Podman, "podman-releases", 3, 1);
 }
 
+/// A server whose instances are containers of this engine.
+fn serve(bowline: &Bowline, engine: &Engine) -> Server {
+    let socket = engine.socket();
+    Server::start_with(bowline, &[], &[&ANY_PORTS[..], &["--runtime", "docker", "--engine", path(&socket)]].concat())
+}
+
 /// A server whose instances are containers, with an app that is deployed again and again, and says which one it is.
 struct Deploys {
     /// It ends first, and its engine last.
-    _server: Server,
+    server: Server,
     bowline: Bowline,
     engine: Engine,
     name: String,
@@ -374,19 +404,28 @@ impl Deploys {
     /// `more`: tables of `bowline.toml`.
     fn set(kind: Kind, name: &str, scale: usize, more: &str) -> Self {
         let (engine, bowline) = (Engine::start(kind), Bowline::new());
-        let socket = engine.socket();
-        let runtime = ["--runtime", "docker", "--engine", path(&socket)];
-        let server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &runtime].concat());
+        let server = serve(&bowline, &engine);
         let route = format!("[environment.production]\nroute.main.hosts = [\"{name}.localhost\"]\n");
         let folder = app(&bowline, name, &format!("scale = {scale}\n[route.main]\nto = \"web\"\n{more}{route}"));
         let code = std::fs::read_to_string(folder.join("server.py")).expect("a file of the test");
-        Self { _server: server, bowline, engine, name: name.to_owned(), folder, code }
+        Self { server, bowline, engine, name: name.to_owned(), folder, code }
+    }
+
+    /// Of the same state, when the one before is gone.
+    fn next_daemon(&mut self) {
+        let next = serve(&self.bowline, &self.engine);
+        drop(std::mem::replace(&mut self.server, next));
+    }
+
+    /// What deploys the one that says this number.
+    fn command(&self, number: usize) -> Command {
+        std::fs::write(self.folder.join("server.py"), &self.code).expect("a file of the test");
+        answering(&self.folder, &format!("self.answer(b\"hello from {number}\")"));
+        self.bowline.command(&["deploy", path(&self.folder), "--env", "production"])
     }
 
     fn try_deploy(&self, number: usize) -> Output {
-        std::fs::write(self.folder.join("server.py"), &self.code).expect("a file of the test");
-        answering(&self.folder, &format!("self.answer(b\"hello from {number}\")"));
-        self.bowline.run(&["deploy", path(&self.folder), "--env", "production"])
+        self.command(number).output().expect("the binary runs")
     }
 
     fn deploy(&self, number: usize) {
@@ -407,6 +446,7 @@ impl Deploys {
 fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     let scene = Deploys::set(kind, name, 2, "");
     scene.deploy(0);
+    assert!(scene.engine.images().iter().any(|name| name.ends_with(".r1")));
     let says = |number: usize| assert_eq!(scene.get(), format!("hello from {number}"));
     let load = Load::start_whole(&scene.url(), "/", &scene.bowline.ca());
     for number in 1..=rolling {
@@ -423,7 +463,13 @@ fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     let rolled_back = scene.bowline.run(&["rollback", name, "--env", "production"]);
     assert!(rolled_back.status.success(), "{}", text(&rolled_back));
     says(rolling + canaries - 1);
+    wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));
+    // What a release leaves is looked for when the next one is done.
+    scene.deploy(rolling + canaries + 1);
     load.stop().expect_no_failure("while releases came and went");
+    let is_kept = |release: &str| scene.engine.images().iter().any(|name| name.ends_with(release));
+    wait("images of old releases are gone", SOON, || (!is_kept(".r1")).then_some(()));
+    assert!(is_kept(&format!(".r{}", rolling + canaries + 2)), "what can be gone back to is there");
     wait("only what serves is left", SOON * 2, || (scene.engine.containers(name).len() == 2).then_some(()));
 }
 
@@ -472,20 +518,4 @@ fn wherever_a_shim_dies_one_container_is_left() {
             (all == (1, 1)).then_some(())
         });
     }
-}
-
-#[test]
-fn a_database_runs_beside_the_containers_of_its_app() {
-    let (engine, bowline) = (Engine::start(Kind::Docker), Bowline::new());
-    let folder = bowline.app("docker-redis", "redis");
-    let scene = Scene::with(engine, bowline, "docker-redis", &folder);
-    let post = |name: &str| curl(&scene.bowline.ca(), &scene.up.https(), &["-d", name]).status;
-    assert_eq!(post("ann"), 200);
-    assert_eq!(scene.get("/"), "ann\n");
-    let copy = scene.only_copy();
-    let password = scene.engine.inspect(&copy.name).to_string().contains("REDIS_PASSWORD");
-    assert!(!password, "a password is no business of the engine's");
-    copy.first.kill();
-    wait("another one reads what was written", SOON, || (scene.get("/") == "ann\n").then_some(()));
-    assert_eq!(scene.engine.containers("docker-redis").len(), 1, "the database is none");
 }

@@ -1,13 +1,21 @@
 //! `--to kubernetes`: the real binary on a real API server, whose controllers and scheduler do the rest.
 
-use std::io::Read;
+mod images;
+mod inside;
+mod logs;
+mod operated;
+mod plan;
+
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::sync::LazyLock;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{LazyLock, mpsc};
+use std::time::Instant;
 
 use bowline_tests::cluster::Cluster;
 use bowline_tests::cluster::api::MERGE;
 use bowline_tests::kubelet::Fate;
+use bowline_tests::port::Port;
 use bowline_tests::{Bowline, SOON, path, root, text, wait};
 use serde_json::{Value, json};
 
@@ -42,13 +50,23 @@ impl Who {
     }
 
     fn of(name: &str, group: Option<&str>, namespace: &str) -> Self {
-        let config = cluster().config(name, group, namespace);
+        Self::at(cluster(), (name, group), namespace)
+    }
+
+    fn at(cluster: &Cluster, (name, group): (&str, Option<&str>), namespace: &str) -> Self {
+        let config = cluster.config(name, group, namespace);
         Self { bowline: Bowline::new(), config, to: format!("kubernetes:tests/{namespace}") }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = self.bowline.command(&[&["--to", &self.to], args].concat());
-        command.env("KUBECONFIG", &self.config).output().expect("the binary runs")
+        // Nobody's logins are the caller's.
+        command.env("KUBECONFIG", &self.config).env("DOCKER_CONFIG", self.bowline.folder("docker"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
     }
 
     fn does(&self, args: &[&str]) -> String {
@@ -72,6 +90,60 @@ impl Who {
     }
 }
 
+/// A command that goes on, and what it says.
+struct Goes {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    all: String,
+}
+
+impl Goes {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Whoever has stopped listening wants no more of it.
+            BufReader::new(stdout).lines().map_while(Result::ok).all(|line| sender.send(line).is_ok());
+        });
+        Self { child, lines, all: String::new() }
+    }
+
+    /// Until it says this.
+    fn says(&mut self, words: &str) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let line = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let line = line.unwrap_or_else(|error| panic!("it has not said {words:?}: {error}\n{}", self.all));
+            self.all.push_str(&format!("{line}\n"));
+            if line.contains(words) {
+                return;
+            }
+        }
+    }
+
+    fn interrupt(&self) {
+        let told = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        assert!(told.expect("it is there").success());
+    }
+
+    fn ends(mut self, code: i32) -> String {
+        let status = wait("it ends", SOON, || self.child.try_wait().expect("it can be waited for"));
+        let rest: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
+        let all = format!("{}{rest}", self.all);
+        assert_eq!(status.code(), Some(code), "{all}");
+        all
+    }
+}
+
+impl Drop for Goes {
+    fn drop(&mut self) {
+        // A test that has failed leaves nobody behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// An example, whose environment `production` is a cluster.
 fn example(bowline: &Bowline, name: &str) -> PathBuf {
     let folder = bowline.folder(name);
@@ -85,9 +157,15 @@ fn example(bowline: &Bowline, name: &str) -> PathBuf {
     folder
 }
 
+/// A registry that is not there, on this machine alone.
+fn nowhere() -> String {
+    static CLOSED: LazyLock<Port> = LazyLock::new(Port::reserve);
+    format!("127.0.0.1:{}", CLOSED.number)
+}
+
 /// Of nothing that was built: the kubelet of the tests pulls none.
 fn image(service: &str, digit: &str) -> String {
-    format!("{service}=registry.example.com/acme/{}@sha256:{}", service.replace('.', "-"), digit.repeat(64))
+    format!("{service}={}/acme/{}@sha256:{}", nowhere(), service.replace('.', "-"), digit.repeat(64))
 }
 
 /// What `deploy` is told of an example.
@@ -280,10 +358,9 @@ fn kubernetes_two_who_deploy_are_told_apart_and_what_was_cut_off_is_gone_back_fr
     assert!(said.contains("release 1 serves again"), "{said}");
     cluster().kubelet.let_pods("two", "hello-web", Fate::NeverReady, "");
     let third = deploy(&folder, "hello", "3");
-    let mut command = who.bowline.command(&[&["--to", &who.to], words(&third).as_slice()].concat());
-    let mut third = command.env("KUBECONFIG", &who.config).spawn().expect("the binary runs");
+    let mut third = who.command(&words(&third)).spawn().expect("the binary runs");
     comes("3");
-    let interrupt = std::process::Command::new("kill").args(["-INT", &third.id().to_string()]).status();
+    let interrupt = Command::new("kill").args(["-INT", &third.id().to_string()]).status();
     assert!(interrupt.expect("it is there").success());
     assert_eq!(third.wait().expect("a child").code(), Some(130));
     cluster().kubelet.let_pods("two", "hello-web", Fate::Well, "");
@@ -578,7 +655,7 @@ fn kubernetes_exec_is_left_while_the_cluster_says_nothing() {
     let args = ["--to", "kubernetes:tests/none", "exec", "hello.web", "--env", "production", "--", "true"];
     let mut exec = bowline.command(&args).env("KUBECONFIG", &config).spawn().expect("the binary runs");
     let _asks = listener.accept().expect("it asks");
-    let told = std::process::Command::new("kill").args(["-INT", &exec.id().to_string()]).status();
+    let told = Command::new("kill").args(["-INT", &exec.id().to_string()]).status();
     assert!(told.expect("it is there").success());
     assert_eq!(exec.wait().expect("a child").code(), Some(130));
 }
@@ -599,28 +676,37 @@ fn kubernetes_an_app_may_be_called_what_no_label_holds() {
     assert_eq!(status["apps"][0]["release"], 1, "{status}");
 }
 
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// Those of an example. They are no part of a release: whoever keeps the namespace applies them.
+fn roles(who: &Who, folder: &Path, namespace: &str) {
+    let render = ["--json", "render", "kubernetes", path(folder), "--env", "production", "--roles"];
+    let rendered = who.bowline.command(&render).output().expect("the binary runs");
+    assert!(rendered.status.success(), "{}", text(&rendered));
+    let rendered: Value = serde_json::from_slice(&rendered.stdout).expect("JSON");
+    for role in rendered["objects"].as_array().expect("roles") {
+        cluster().admin.create(&format!("/apis/{RBAC}/v1/namespaces/{namespace}/roles"), role).done();
+    }
+}
+
+fn bind(namespace: &str, role: &str, subject: &Value) {
+    let binding = json!({
+        "apiVersion": format!("{RBAC}/v1"), "kind": "RoleBinding", "metadata": { "name": subject["name"] },
+        "roleRef": { "apiGroup": RBAC, "kind": "Role", "name": format!("hello-{role}") }, "subjects": [subject],
+    });
+    cluster().admin.create(&format!("/apis/{RBAC}/v1/namespaces/{namespace}/rolebindings"), &binding).done();
+}
+
 #[test]
 fn kubernetes_roles_let_each_do_what_is_theirs() {
     cluster().namespace("roles-of-hello", "restricted");
     let (who, admin) = (Who::admin("roles-of-hello"), &cluster().admin);
     let folder = example(&who.bowline, "hello");
     who.does(&words(&deploy(&folder, "hello", "1")));
-    let group = "rbac.authorization.k8s.io";
-    // They are no part of a release: whoever keeps the namespace applies them.
-    let render = ["--json", "render", "kubernetes", path(&folder), "--env", "production", "--roles"];
-    let rendered = who.bowline.command(&render).output().expect("the binary runs");
-    assert!(rendered.status.success(), "{}", text(&rendered));
-    let rendered: Value = serde_json::from_slice(&rendered.stdout).expect("JSON");
-    for role in rendered["objects"].as_array().expect("roles") {
-        admin.create(&format!("/apis/{group}/v1/namespaces/roles-of-hello/roles"), role).done();
-    }
+    let group = RBAC;
+    roles(&who, &folder, "roles-of-hello");
     for (user, role) in [("vera", "viewer"), ("dan", "deployer"), ("ada", "admin")] {
-        let binding = json!({
-            "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": { "name": user },
-            "roleRef": { "apiGroup": group, "kind": "Role", "name": format!("hello-{role}") },
-            "subjects": [{ "apiGroup": group, "kind": "User", "name": user }],
-        });
-        admin.create(&format!("/apis/{group}/v1/namespaces/roles-of-hello/rolebindings"), &binding).done();
+        bind("roles-of-hello", role, &json!({ "apiGroup": group, "kind": "User", "name": user }));
     }
     let may = |user: &str, verb: &str, group: &str, resource: &str| {
         let attributes = json!({ "namespace": "roles-of-hello", "verb": verb, "group": group, "resource": resource });

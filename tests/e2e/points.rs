@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use bowline_fault_points::{Point, Role};
 use bowline_tests::client::curl;
+use bowline_tests::engine::{Engine, Kind};
 use bowline_tests::load::{Failed, Load};
-use bowline_tests::machine::Process;
+use bowline_tests::machine::{Process, processes};
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::whole::{Whole, app, entries};
 use bowline_tests::{Bowline, SOON, path, text, wait};
@@ -122,6 +123,8 @@ struct Serving {
 struct Scene {
     server: Server,
     bowline: Bowline,
+    /// What has its instances as containers. It ends last.
+    engine: Option<Engine>,
     name: &'static str,
     folder: PathBuf,
     url: String,
@@ -138,14 +141,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(name: &'static str) -> Self {
+    fn set(name: &'static str, engine: Option<Engine>) -> Self {
         let bowline = Bowline::new();
-        let server = Server::start(&bowline);
+        let mut server = begin(&bowline, engine.as_ref());
+        server.hears("READY=1", "the first one");
         let folder = bowline.app(name, "plain");
         let serves = Serving { release: 0, source: 0 };
         let (url, armed, killed) = (String::new(), BTreeMap::new(), Vec::new());
         let mut scene =
-            Self { server, bowline, name, folder, url, versions: 0, serves, armed, killed, can_spare: false };
+            Self { server, bowline, engine, name, folder, url, versions: 0, serves, armed, killed, can_spare: false };
         scene.write(&[], "");
         let output = scene.run(Verb::Deploy);
         assert!(output.status.success(), "{}", text(&output));
@@ -218,7 +222,9 @@ impl Scene {
                 Victim::Shim | Victim::Instance => {}
             }
         }
-        self.server = Server::begin(&self.bowline, &[], &ANY_PORTS);
+        if self.server.has_ended().is_some() {
+            self.server = begin(&self.bowline, self.engine.as_ref());
+        }
     }
 
     /// One that serves, starts or ends, another one each time.
@@ -233,7 +239,7 @@ impl Scene {
             let process = running.get(turn % running.len().max(1))?;
             let dies = match victim {
                 Victim::Instance | Victim::Nobody => process.pid,
-                Victim::Shim => process.parent().filter(|pid| is_shim(*pid))?,
+                Victim::Shim => shim_of(&process.environment("BOWLINE_INSTANCE")?)?.pid,
             };
             match kill(Pid::from_raw(i32::try_from(dies).expect("a pid")), Signal::SIGKILL) {
                 Ok(()) => Some(process.clone()),
@@ -242,7 +248,14 @@ impl Scene {
                 Err(error) => panic!("{point}: {error}"),
             }
         });
-        wait("whoever was killed is gone", SOON, || (!process.runs()).then_some(()));
+        // A container outlives its shim until there is a daemon again.
+        let is_left = self.engine.is_some() && victim == Victim::Shim;
+        wait("whoever was killed is gone", SOON * 2, || {
+            if is_left && self.server.has_ended().is_some() {
+                self.server = begin(&self.bowline, self.engine.as_ref());
+            }
+            (!process.runs()).then_some(())
+        });
         self.killed.push(began..=Instant::now());
         self.can_spare = false;
     }
@@ -377,12 +390,27 @@ impl Scene {
 
     fn whole(&self) -> Result<u64, String> {
         let Self { bowline, name, url, .. } = self;
-        Whole { bowline, name, url, scale: SCALE, others: 0 }.release()
+        let release = Whole { bowline, name, url, scale: SCALE, others: 0 }.release()?;
+        match self.engine.as_ref().map(Engine::all) {
+            Some(containers) if containers.len() != SCALE => Err(format!("the engine has {containers:?}")),
+            Some(_) | None => Ok(release),
+        }
     }
 }
 
-fn is_shim(pid: u32) -> bool {
-    Process { pid }.arguments().get(1).is_some_and(|role| role == "shim")
+fn begin(bowline: &Bowline, engine: Option<&Engine>) -> Server {
+    let socket = engine.map(Engine::socket);
+    let runtime = socket.iter().flat_map(|socket| ["--runtime", "docker", "--engine", path(socket)]);
+    Server::begin(bowline, &[], &ANY_PORTS.into_iter().chain(runtime).collect::<Vec<_>>())
+}
+
+/// Of an instance by its name, be it a container or not.
+fn shim_of(instance: &str) -> Option<Process> {
+    let is_shim = |process: &Process| {
+        let words = process.arguments();
+        words.get(1).is_some_and(|role| role == "shim") && words.get(2).is_some_and(|id| id == instance)
+    };
+    processes().into_iter().find(is_shim)
 }
 
 fn alone() -> bool {
@@ -390,8 +418,8 @@ fn alone() -> bool {
 }
 
 /// Lets all of these strike.
-fn walk(name: &'static str, points: &[Point]) {
-    let mut scene = Scene::set(name);
+fn walk(name: &'static str, engine: Option<Engine>, points: &[Point]) {
+    let mut scene = Scene::set(name, engine);
     let (at_once, times) = if alone() { (1, 3) } else { (AT_ONCE, 1) };
     for later in 0..times {
         for together in points.chunk_by(|a, b| verb(*a) == verb(*b) && a.role() == b.role()) {
@@ -432,17 +460,17 @@ fn share(test: usize) -> Vec<Point> {
 
 #[test]
 fn the_daemon_dies_at_every_step_of_a_release_until_it_starts() {
-    walk("points-first", &share(0));
+    walk("points-first", None, &share(0));
 }
 
 #[test]
 fn the_daemon_dies_at_every_step_of_a_release_from_its_start_to_its_end() {
-    walk("points-second", &share(1));
+    walk("points-second", None, &share(1));
 }
 
 #[test]
 fn the_daemon_dies_at_every_step_of_what_comes_before_a_release() {
-    walk("points-before", &share(2));
+    walk("points-before", None, &share(2));
 }
 
 #[test]
@@ -450,7 +478,25 @@ fn builder_shim_and_edge_die_at_every_step_and_the_daemon_in_other_changes() {
     let mut points = share(3);
     // The namespace's first process is what tells, and without root there may be none.
     points.retain(|point| *point != Point::BuilderEnded || nix::unistd::geteuid().is_root());
-    walk("points-others", &points);
+    walk("points-others", None, &points);
+}
+
+/// Steps at which a daemon has to find again what an engine has; the others are the same whatever runs the instances.
+const OF_INSTANCES: [Point; 8] = [
+    Point::ReleaseStored,
+    Point::NodeOrdered,
+    Point::InstanceStarting,
+    Point::InstanceStarted,
+    Point::InstanceStopping,
+    Point::InstanceEnded,
+    Point::InstanceConcluded,
+    Point::InstanceCleaned,
+];
+
+#[test]
+fn the_daemon_dies_at_every_step_of_an_instance_that_is_a_container() {
+    let points = if alone() { [share(0), share(1)].concat() } else { OF_INSTANCES.to_vec() };
+    walk("points-docker", Some(Engine::start(Kind::Docker)), &points);
 }
 
 /// What is shipped has none of it: neither the variable nor a name.

@@ -111,6 +111,11 @@ impl Cluster {
         Api::new(self.address, &self.authority.certificate(), &self.authority.client(name, group))
     }
 
+    /// Where its API is served, over TLS.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A `kubeconfig` of such a user, whose one context is `tests` and means this namespace.
     pub fn config(&self, name: &str, group: Option<&str>, namespace: &str) -> PathBuf {
         let file = self.servers.folder.join(format!("{name}-{namespace}.conf"));

@@ -91,6 +91,14 @@ impl Engine {
         self.answers();
     }
 
+    /// It takes connections and answers nobody, until what this gives is dropped; its containers run.
+    #[must_use = "it hangs no longer than that"]
+    pub fn hang(&self) -> Hanging {
+        let process = Process { pid: self.child.id() };
+        process.stop();
+        Hanging(process)
+    }
+
     fn answers(&self) {
         let log = self.folder.path().join("log");
         wait(&format!("{:?} answers; see {}", self.kind, log.display()), SOON * 3, || {
@@ -138,11 +146,28 @@ impl Engine {
         found
     }
 
+    /// Names of all images that it has.
+    pub fn images(&self) -> Vec<String> {
+        let all = self.ask("GET", "/images/json");
+        let names = all.as_array().expect("a list").iter().filter_map(|one| one["RepoTags"].as_array());
+        names.flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    }
+
     /// Names of all containers that it has, whatever they do.
     pub fn all(&self) -> Vec<String> {
         let all = self.ask("GET", "/containers/json?all=true");
         let names = all.as_array().expect("a list").iter().filter_map(|one| one["Names"][0].as_str());
         names.map(|name| name.trim_start_matches('/').to_owned()).collect()
+    }
+}
+
+/// An engine that hangs.
+#[derive(Debug)]
+pub struct Hanging(Process);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.go_on();
     }
 }
 

@@ -252,12 +252,13 @@ impl Bowline {
         folder
     }
 
-    /// The app's processes, by the mark in their environment; the shim is not among them.
+    /// The app's processes, by the mark in their environment; the shim is not among them, nor what an engine puts before them.
     pub fn processes_of(&self, app: &str) -> Vec<machine::Process> {
         let state = self.state();
+        let in_container = |p: &machine::Process| p.folder().is_some_and(|at| at.starts_with(&state)) && !p.is_first();
         let of_app = |p: &machine::Process| {
             p.environment("BOWLINE_APP").as_deref() == Some(app)
-                && p.environment("TMPDIR").is_some_and(|dir| Path::new(&dir).starts_with(&state))
+                && (p.environment("TMPDIR").is_some_and(|dir| Path::new(&dir).starts_with(&state)) || in_container(p))
         };
         machine::processes().into_iter().filter(of_app).filter(machine::Process::runs).collect()
     }

@@ -50,6 +50,16 @@ impl Process {
         self.status("PPid")?.parse().ok()
     }
 
+    /// Where it is, as it sees that itself.
+    pub fn folder(&self) -> Option<PathBuf> {
+        std::fs::read_link(self.file("cwd")).ok()
+    }
+
+    /// Whether it is the first one of its own namespace of processes (`NSpid`, proc_pid_status(5)).
+    pub fn is_first(&self) -> bool {
+        self.status("NSpid").is_some_and(|all| all.split_whitespace().last() == Some("1"))
+    }
+
     /// The real user id.
     pub fn uid(&self) -> Option<u32> {
         self.status("Uid")?.split_whitespace().next()?.parse().ok()
@@ -84,12 +94,17 @@ impl Process {
         self.stop();
         let until = Instant::now() + time;
         crate::wait("the stall is over", time + crate::SOON, || (Instant::now() >= until).then_some(()));
-        self.send(Signal::SIGCONT);
+        self.go_on();
     }
 
-    /// For good.
+    /// For good, or until it is to [go on](Self::go_on).
     pub fn stop(&self) {
         self.send(Signal::SIGSTOP);
+    }
+
+    /// After [`Self::stop`].
+    pub fn go_on(&self) {
+        self.send(Signal::SIGCONT);
     }
 
     /// `kill -9`.

@@ -27,12 +27,15 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::{SOON, wait};
 
     #[test]
     fn who_asks_for_it_by_its_number_may_listen_there_again_and_again() {
         let port = Port::reserve();
         for _ in 0..2 {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.number)).unwrap();
+            // A child of another test holds the one before until it has become its program.
+            let listener =
+                wait("the port is let go", SOON, || TcpListener::bind((Ipv4Addr::LOCALHOST, port.number)).ok());
             let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port.number)).unwrap();
             drop((listener.accept().unwrap(), client));
         }

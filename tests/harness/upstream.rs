@@ -1,7 +1,7 @@
 //! The other end of an app that passes every byte on (`tests/hostile/app/relay.py`): it keeps what reaches the app, and
 //! answers as the request itself asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -65,7 +65,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Known {
-    requests: Vec<Request>,
+    /// By what tells them apart; of others nobody asks.
+    requests: BTreeMap<String, Vec<Request>>,
     let_go: BTreeSet<String>,
 }
 
@@ -96,7 +97,8 @@ impl Upstream {
     pub fn comes(&self, probe: &str) -> Option<Request> {
         let mut known = self.shared.know();
         loop {
-            if let Some(request) = known.requests.iter().find(|one| one.whole && one.field(PROBE) == Some(probe)) {
+            let all = known.requests.get(probe);
+            if let Some(request) = all.and_then(|all| all.iter().find(|one| one.whole)) {
                 return Some(request.clone());
             }
             let (next, waited) = self.shared.changed.wait_timeout(known, crate::SOON).expect(UNBROKEN);
@@ -122,8 +124,7 @@ impl Shared {
     }
 
     fn of(&self, probe: &str) -> Vec<Request> {
-        let known = self.know();
-        known.requests.iter().filter(|request| request.field(PROBE) == Some(probe)).cloned().collect()
+        self.know().requests.get(probe).cloned().unwrap_or_default()
     }
 
     fn hold(&self, name: &str) {
@@ -131,21 +132,21 @@ impl Shared {
         drop(self.changed.wait_timeout_while(self.know(), LONG, held).expect(UNBROKEN));
     }
 
-    fn add(&self, request: Request) -> usize {
+    /// Its place among those of its probe.
+    fn add(&self, request: &Request) -> usize {
+        let Some(probe) = request.field(PROBE) else { return 0 };
         let mut known = self.know();
-        known.requests.push(request);
-        known.requests.len() - 1
+        let all = known.requests.entry(probe.to_owned()).or_default();
+        all.push(request.clone());
+        all.len() - 1
     }
 
-    fn end(&self, at: usize, body: &[u8]) -> Request {
-        let mut known = self.know();
-        let request = &mut known.requests[at];
-        request.body.extend_from_slice(body);
-        request.whole = true;
-        let request = request.clone();
-        drop(known);
+    fn end(&self, at: usize, request: &Request) {
+        let Some(probe) = request.field(PROBE) else { return };
+        if let Some(begun) = self.know().requests.get_mut(probe).and_then(|all| all.get_mut(at)) {
+            begun.clone_from(request);
+        }
         self.changed.notify_all();
-        request
     }
 }
 
@@ -169,11 +170,12 @@ impl Talk<'_> {
                 self.stream.write_all(&answer("200 OK", "", "well"))?;
                 continue;
             }
-            let request = Request { line, fields, body: Vec::new(), whole: false };
+            let mut request = Request { line, fields, body: Vec::new(), whole: false };
             let script = request.field(SCRIPT).unwrap_or_default().to_owned();
-            let at = self.shared.add(request.clone());
-            let body = self.body(&request)?;
-            let request = self.shared.end(at, &body);
+            let at = self.shared.add(&request);
+            request.body = self.body(&request)?;
+            request.whole = true;
+            self.shared.end(at, &request);
             if !self.respond(&script, &request)? {
                 return Ok(());
             }

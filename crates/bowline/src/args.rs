@@ -29,7 +29,7 @@ pub(crate) use image::{Image, ImageBuild, ImageLoad, ImageLogin, ImagePull, Imag
 pub(crate) use kubernetes::{OfCluster, PodImage, RenderCompose, RenderHelm, RenderKubernetes};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
-pub(crate) use steer::{Abort, Deploy, Down, Plan, Promote, Releases, Restart, Rollback, Scale};
+pub(crate) use steer::{Abort, Deploy, Down, Plan, Promote, Releases, Restart, Rollback, Scale, ToCluster};
 pub(crate) use token::{Expires, Login, Token};
 
 /// What was said. Help and version are answered here, and end the process.
@@ -113,13 +113,17 @@ pub(crate) enum Verb {
     /// Nothing is built and nothing changes. The folder is sent as `deploy` sends it, so that the daemon that it is for decides, by what
     /// serves there; what was sent is not sent again. In `local`, it is read where it lies, as `up` does. The plan has a hash of all
     /// that decides what happens: `deploy --plan HASH` does what was shown, or nothing, and says what has moved.
+    ///
+    /// To Kubernetes, the server says by a dry run what a deploy of the same words would create, change and remove. What is to be built is built, since its
+    /// digest is what is applied; nothing is pushed, nor written to the cluster.
     Plan(Plan),
     /// Send an app's folder to a daemon, build it there, and bring the release out; shows each step
     ///
     /// Only what the daemon does not have yet is sent, and what was cut off goes on, file by file: those that have arrived are not
     /// sent again for an hour. .gitignore and .bowlineignore say what stays here; .env always does. Without --to it goes to the
     /// `server` of the environment, else to the daemon of this machine. Ctrl-C leaves the release going on; --attach follows it
-    /// again. To a cluster (kubernetes:CONTEXT/NAMESPACE) nothing is sent and nothing is built: it runs the images that are said.
+    /// again. To a cluster (kubernetes:CONTEXT/NAMESPACE) no folder is sent: what --image does not say is
+    /// built here and pushed to `image.push`.
     Deploy(Deploy),
     /// What runs, and what each pending step waits on
     Status(Status),

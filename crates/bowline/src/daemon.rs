@@ -253,19 +253,32 @@ async fn containers(settings: &Settings, paths: &Paths, goes_on: bool) -> Result
     let Some(socket) = &settings.engine else { return Ok(None) };
     let engine = Engine::at(socket.clone());
     let looks = engine.clone();
-    let looked = tokio::task::spawn_blocking(move || looks.look()).await;
-    let looked = looked.map_err(|e| Fault::new(FaultKind::Failed, "the container engine was not asked").source(&e))?;
-    match looked {
-        Ok(lacks) if lacks.is_empty() => {}
-        Ok(lacks) => tracing::warn!(lacks = ?lacks, "the container engine does not enforce all limits"),
-        Err(error) if goes_on => {
-            tracing::warn!(error = %error, "the container engine does not answer: what runs goes on, and nothing is started");
+    let looked = tokio::task::spawn_blocking(move || {
+        let looked = looks.look();
+        match &looked {
+            Ok(lacks) if lacks.is_empty() => {}
+            Ok(lacks) => tracing::warn!(lacks = ?lacks, "the container engine does not enforce all limits"),
+            Err(error) => {
+                tracing::warn!(error = %error, "the container engine cannot be used: nothing is started")
+            }
         }
-        Err(error) => return Err(error.fault("instances cannot run in containers")),
+        looked
+    });
+    // One that hangs holds up nobody.
+    if !goes_on {
+        let looked = looked.await;
+        let looked =
+            looked.map_err(|e| Fault::new(FaultKind::Failed, "the container engine was not asked").source(&e))?;
+        looked.map_err(|error| error.fault("instances cannot run in containers"))?;
     }
     let (images, calls) = mpsc::channel(IMAGES);
     tokio::spawn(images::serve(paths.state.clone(), calls));
-    Ok(Some(Containers { engine, images }))
+    let containers = Containers::of(&paths.state, engine, images).map_err(|error| {
+        let what =
+            format!("what the state in {} is called in the container engine is not known", paths.state.display());
+        Fault::new(FaultKind::Failed, what).source(&error)
+    });
+    containers.map(Some)
 }
 
 fn node_config(settings: &Settings, paths: &Paths, exe: &Path, admin: SocketAddr) -> NodeConfig {

@@ -10,7 +10,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
 use bowline_image::base::{Machine, Needs, Start};
 use bowline_image::{Entry, Image, ImageError, Labels, Layout, Recipe, Run, Tree, make};
-use bowline_node::{ImageCall, ImageRequest};
+use bowline_node::{ImageCall, ImageRequest, Packages, room_for};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -22,10 +22,10 @@ const SHELL: &str = "/bin/sh";
 const BASES: usize = 8;
 /// An engine may give what it mounts there the mode of what lies below.
 const TEMPORARY: &str = "/tmp";
-/// By which it is told whether a base is still that of this machine.
-const PACKAGES: &str = "/var/lib/dpkg/status";
-/// Which authorities are trusted (update-ca-certificates(8)).
-const AUTHORITIES: &str = "/etc/ca-certificates.conf";
+/// A layer is written twice: as a part of the image, and of the archive that the engine is given.
+const COPIES: u64 = 2;
+/// What becomes of one for which there is no room.
+const NOT_MADE: &str = "the image is not made";
 
 /// Makes one after the other, until nobody can ask any more.
 pub(crate) async fn serve(state: PathBuf, mut calls: mpsc::Receiver<ImageCall>) {
@@ -49,16 +49,25 @@ fn archive(state: &Path, request: &ImageRequest, name: &str) -> Result<File, Fau
     let name = name
         .parse::<Reference>()
         .map_err(|error| Fault::new(FaultKind::Failed, format!("{name} is no name of an image")).source(&error))?;
-    let image = image(request, &layout)?;
-    let mut file = tempfile::tempfile_in(&folder).map_err(|error| failed(&error))?;
-    let mut out = BufWriter::new(&mut file);
-    layout.archive(&image, std::slice::from_ref(&name), &mut out)?;
-    out.flush().map_err(|error| failed(&error))?;
-    drop(out);
-    file.rewind().map_err(|error| failed(&error))?;
+    let written = written(request, &layout, &folder, &name);
+    // Of one that could not be made, too: the disk may be full.
     if let Err(error) = leave_bases(layout, BASES) {
         tracing::warn!(%error, folder = %folder.display(), "parts of images stay");
     }
+    written
+}
+
+fn written(request: &ImageRequest, layout: &Layout, folder: &Path, name: &Reference) -> Result<File, Fault> {
+    let failed = |error: &std::io::Error| {
+        Fault::new(FaultKind::Failed, format!("the image cannot be written in {}", folder.display())).source(error)
+    };
+    let image = image(request, layout, folder)?;
+    let mut file = tempfile::tempfile_in(folder).map_err(|error| failed(&error))?;
+    let mut out = BufWriter::new(&mut file);
+    layout.archive(&image, std::slice::from_ref(name), &mut out)?;
+    out.flush().map_err(|error| failed(&error))?;
+    drop(out);
+    file.rewind().map_err(|error| failed(&error))?;
     Ok(file)
 }
 
@@ -72,11 +81,13 @@ fn leave_bases(layout: Layout, kept: usize) -> Result<(), ImageError> {
     layout.collect(Duration::ZERO, SystemTime::now()).map(drop)
 }
 
-/// With what it stands on.
-fn image(request: &ImageRequest, layout: &Layout) -> Result<Image, Fault> {
+/// With what it stands on. `folder`: where it is written.
+fn image(request: &ImageRequest, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
     let own = own(&request.artifact)?;
     let needs = needs(request, &own)?;
-    let base = base(&needs, layout)?;
+    let base = base(&needs, layout, folder)?;
+    let below: u64 = base.blobs().iter().map(|blob| blob.size).sum();
+    room_for(folder, below + COPIES * own.bytes(), NOT_MADE)?;
     let config = base.settings(layout.blobs())?;
     let recipe = Recipe {
         platform: needs.platform(),
@@ -116,27 +127,34 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
     let workdir = request.root.display().to_string();
     let path: Vec<String> =
         request.search.split(':').filter(|folder| folder.starts_with('/')).map(str::to_owned).collect();
-    Ok(Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, Path::new("/"))?)
+    let needs = Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, Path::new("/"))?;
+    Ok(needs.with_packages(&request.packages, Path::new("/"))?)
 }
 
 /// Made once for what is needed, and anew when the machine's packages have changed.
-fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
-    let mut key = Sha256::new();
-    key.update(format!("{needs:?}"));
-    for said in [PACKAGES, AUTHORITIES] {
-        key.update(fs::read(said).unwrap_or_default());
-    }
-    let key: String = key.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("localhost/base:{key}")
-        .parse::<Reference>()
-        .map_err(|error| Fault::new(FaultKind::Failed, "a base cannot be named").source(&error))?;
-    if let Ok(Some(image)) = layout.find(&name) {
-        // The last one that was used.
-        layout.name(&image, std::slice::from_ref(&name))?;
-        return Ok(image);
-    }
+fn base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
+    let (image, name) = Packages::of_machine().while_settled(|packages| {
+        let mut key = Sha256::new();
+        key.update(format!("{needs:?}"));
+        key.update(packages);
+        let key: String = key.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("localhost/base:{key}")
+            .parse::<Reference>()
+            .map_err(|error| Fault::new(FaultKind::Failed, "a base cannot be named").source(&error))?;
+        match layout.find(&name) {
+            Ok(Some(image)) => Ok((image, name)),
+            Ok(None) | Err(_) => Ok((new_base(needs, layout, folder)?, name)),
+        }
+    })?;
+    // The last one that was used.
+    layout.name(&image, std::slice::from_ref(&name))?;
+    Ok(image)
+}
+
+fn new_base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
     let machine = Machine::look(Path::new("/"))?.base(needs)?;
     machine.notes.iter().for_each(|note| tracing::info!(note, "of the base of an image"));
+    room_for(folder, COPIES * machine.tree.bytes(), NOT_MADE)?;
     let recipe = Recipe {
         platform: needs.platform(),
         under: None,
@@ -148,9 +166,7 @@ fn base(needs: &Needs, layout: &Layout) -> Result<Image, Fault> {
         port: None,
         created: 0,
     };
-    let image = make(&recipe, layout.blobs())?;
-    layout.name(&image, std::slice::from_ref(&name))?;
-    Ok(image)
+    Ok(make(&recipe, layout.blobs())?)
 }
 
 #[cfg(test)]
@@ -178,6 +194,7 @@ mod tests {
                 root: "/s/artifacts/d/app".into(),
                 run: run.to_owned(),
                 search: "/s/artifacts/d/venv/bin:/usr/bin:/bin".into(),
+                packages: Vec::new(),
             };
             needs(&request, &own).map(|needs| needs.programs.into_iter().collect::<Vec<_>>())
         };

@@ -1,6 +1,6 @@
 //! What a control room is started with, and the channels that connect it to the node and the edge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::{Digest, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogFeed, LogLine, LogQuery};
-use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen, Kept};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{Certificate, EdgeDesired, EdgeEngine, EdgeObservation};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
@@ -26,8 +26,8 @@ use crate::store::Users;
 /// A build asked of the node: its output as it comes, and its result.
 pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
 
-/// The roots of artifacts that the node is to keep.
-pub type Keep = Arc<BTreeSet<PathBuf>>;
+/// What the node is to keep of releases.
+pub type Keep = Arc<Kept>;
 
 /// Whether artifacts can still be run as they were built.
 pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);

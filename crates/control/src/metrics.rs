@@ -397,7 +397,7 @@ fn instances(out: &mut Families, node: &Observations, vitals: &Vitals) {
 fn runs_since(instance: &InstanceObservation) -> Option<Timestamp> {
     match instance.phase {
         Phase::Running { since, .. } => Some(since),
-        Phase::Preparing | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => None,
+        Phase::Preparing(_) | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => None,
     }
 }
 

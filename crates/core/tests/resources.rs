@@ -61,6 +61,7 @@ fn instance_spec(port: u16) -> Arc<InstanceSpec> {
         env: BTreeMap::new(),
         secret_files: Vec::new(),
         tools: None,
+        packages: Vec::new(),
         port: PortChoice::Fixed(Port::new(port).expect("a valid one")),
         health: Some(Readiness::Tcp(Probe::default())),
         protocol: Default::default(),
@@ -113,15 +114,18 @@ impl Machine {
         let seen = |phase: &Phase| InstanceObservation {
             health: match phase {
                 Phase::Running { .. } => HealthState::Passing { since: Timestamp(1) },
-                Phase::Preparing | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => {
-                    HealthState::Unknown
-                }
+                Phase::Preparing(_)
+                | Phase::Starting
+                | Phase::Stopping { .. }
+                | Phase::Exited(_)
+                | Phase::Refused(_) => HealthState::Unknown,
             },
             phase: phase.clone(),
             alive: HealthState::Unknown,
             usage: Usage::default(),
             unenforced: Vec::new(),
             dropped_lines: 0,
+            container: None,
         };
         let instances = self.instances.iter().map(|(id, phase)| (id.clone(), seen(phase))).collect();
         Observations { adopted: true, instances, ..Observations::default() }
@@ -418,7 +422,9 @@ fn preparations_of_one_resource_never_overlap() {
         daemon.settle(&mut machine, &mut rng);
         let ports = machine.instances.values().filter_map(|phase| match phase {
             Phase::Running { port, .. } => Some(port.get()),
-            Phase::Preparing | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => None,
+            Phase::Preparing(_) | Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => {
+                None
+            }
         });
         assert_eq!(ports.collect::<Vec<_>>(), [15_002], "seed {seed}");
     }

@@ -68,6 +68,16 @@ impl Tree {
         self.0.is_empty()
     }
 
+    /// Of all its files, as they are now. What cannot be looked at counts nothing. Blocks on the disk.
+    pub fn bytes(&self) -> u64 {
+        let size = |entry: &Entry| match entry {
+            Entry::File { content: Content::Bytes(bytes), .. } => bytes.len() as u64,
+            Entry::File { content: Content::At(path), .. } => fs::metadata(path).map_or(0, |found| found.len()),
+            Entry::Folder | Entry::Scratch | Entry::Link(_) => 0,
+        };
+        self.0.values().map(size).sum()
+    }
+
     /// Puts it at `path`, and makes the folders above it. What was there before is replaced, except that a folder stays.
     ///
     /// # Errors
@@ -174,6 +184,19 @@ mod tests {
         let paths: Vec<&str> = tree.entries().keys().map(String::as_str).collect();
         assert_eq!(paths, ["app", "app/bin", "app/bin/run", "tmp", "tmp/x"]);
         assert_eq!(tree.entries()["tmp"], Entry::Scratch);
+    }
+
+    #[test]
+    fn a_tree_is_as_large_as_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ten"), "0123456789").unwrap();
+        let mut tree = Tree::default();
+        tree.folder(folder.path(), "app").unwrap();
+        tree.put("app/one", file()).unwrap();
+        tree.put("app/link", Entry::Link("ten".to_owned())).unwrap();
+        assert_eq!(tree.bytes(), 11);
+        fs::remove_file(folder.path().join("ten")).unwrap();
+        assert_eq!(tree.bytes(), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::history::{self, Release};
 use crate::object::{Id, Object, Owner};
+use crate::operated;
 use crate::refusal::Refusal;
 use crate::replicas;
 use crate::rollout::now_ms;
@@ -127,6 +128,15 @@ pub enum Deletion {
     NotOurs,
     /// It was there before the app's first release, and stays.
     Found,
+}
+
+/// By what it says of itself.
+fn deletion(now: Option<&Value>, owner: &Owner) -> Deletion {
+    match now.filter(|object| owner.has(object)) {
+        None => Deletion::NotOurs,
+        Some(now) if !now["metadata"]["annotations"][FOUND].is_null() => Deletion::Found,
+        Some(_) => Deletion::Done,
+    }
 }
 
 /// How an object is written.
@@ -299,6 +309,15 @@ impl Cluster {
         tokio::time::timeout(self.answers, read).await.map_err(slow)?
     }
 
+    /// Pods that an operator has made for this, which bear its labels and not the app's.
+    pub async fn operated(&self, id: &Id) -> Result<Vec<Value>, Refusal> {
+        if id.kind != "Cluster" {
+            return Ok(Vec::new());
+        }
+        let label = operated::OF_CLUSTER.replace('/', "%2F");
+        self.list(&self.core("pods"), &format!("&labelSelector={label}%3D{}", id.name)).await
+    }
+
     /// Groups of APIs that are served.
     pub async fn groups(&self) -> Result<BTreeSet<String>, Refusal> {
         let answer = self.get("/apis").await?;
@@ -420,15 +439,21 @@ impl Cluster {
         self.merge(&path, &json!({ "metadata": { "annotations": { FOUND: "true" } } })).await.map(drop)
     }
 
+    /// What would become of something that is deleted.
+    pub(crate) async fn would_delete(&self, id: &Id, owner: &Owner) -> Result<Deletion, Refusal> {
+        match self.path(id) {
+            Some(path) => Ok(deletion(self.find(&path).await?.as_ref(), owner)),
+            None => Ok(Deletion::NotOurs),
+        }
+    }
+
     /// Deletes what is of this owner.
     pub async fn delete(&self, id: &Id, owner: &Owner) -> Result<Deletion, Refusal> {
         let Some(path) = self.path(id) else { return Ok(Deletion::NotOurs) };
-        let Some(now) = self.find(&path).await?.filter(|object| owner.has(object)) else {
-            return Ok(Deletion::NotOurs);
+        let found = self.find(&path).await?;
+        let (Deletion::Done, Some(now)) = (deletion(found.as_ref(), owner), &found) else {
+            return Ok(deletion(found.as_ref(), owner));
         };
-        if !now["metadata"]["annotations"][FOUND].is_null() {
-            return Ok(Deletion::Found);
-        }
         // Whatever has become of it meanwhile is another object.
         let uid = json!({ "uid": now["metadata"]["uid"] });
         let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "preconditions": uid });

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::foresee::Plan;
 use crate::history::{self, Release, State};
 use crate::object::{Object, Owner, Stage};
 use crate::rollout::{Done, Order, Rollout, Told};
@@ -100,18 +101,27 @@ impl Fake {
 
     pub(crate) async fn deploy(&mut self, objects: impl Into<Vec<Object>>) -> Result<Done, bowline_core::fault::Fault> {
         let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
-        let notes = &mut self.notes;
-        let mut tell = |told| {
-            if let Told::Note { text, .. } = told {
-                notes.push(text);
-            }
-        };
+        let mut tell = noting(&mut self.notes);
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.deploy(order).await
+    }
+
+    pub(crate) async fn plan(&mut self, objects: impl Into<Vec<Object>>) -> Result<Plan, bowline_core::fault::Fault> {
+        let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
+        let mut tell = noting(&mut self.notes);
+        Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.plan(&order).await
     }
 
     pub(crate) async fn roll_back(&mut self, wanted: Option<u32>) -> Result<Done, bowline_core::fault::Fault> {
         let mut tell = |_| {};
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.roll_back(wanted, false).await
+    }
+}
+
+fn noting(notes: &mut Vec<String>) -> impl FnMut(Told) + Send {
+    |told| {
+        if let Told::Note { text, .. } = told {
+            notes.push(text);
+        }
     }
 }
 
@@ -172,6 +182,9 @@ impl World {
                 ];
                 (200, json!({ "resources": kinds.map(|(name, kind)| resource(name, kind)) }))
             }
+            "GET" if path == "/apis/postgresql.cnpg.io/v1" => {
+                (200, json!({ "resources": [resource("clusters", "Cluster")] }))
+            }
             "GET" if path == "/apis/apps/v1" => (200, json!({ "resources": [resource("deployments", "Deployment")] })),
             "GET" if ["/pods", "/events", "/replicasets"].iter().any(|kind| path.ends_with(kind)) => {
                 (200, json!({ "items": [] }))
@@ -196,8 +209,7 @@ impl World {
             }
             "PATCH" if is_dry => (200, body.clone()),
             "PATCH" => {
-                let mut found = self.objects.get(path).cloned().unwrap_or_default();
-                merge(&mut found, body);
+                let found = applied(self.objects.get(path).cloned().unwrap_or_default(), body);
                 (200, self.keep(path.to_owned(), found))
             }
             "DELETE" => self.objects.remove(path).map_or_else(|| failure(404), |found| (200, found)),
@@ -213,6 +225,16 @@ impl World {
         self.objects.insert(path, object.clone());
         object
     }
+}
+
+/// What has a generation has another one when it is told to be something else.
+fn applied(mut found: Value, body: &Value) -> Value {
+    let was = found["spec"].clone();
+    merge(&mut found, body);
+    if let Some(generation) = found["metadata"]["generation"].as_u64().filter(|_| found["spec"] != was) {
+        found["metadata"]["generation"] = (generation + 1).into();
+    }
+    found
 }
 
 /// RFC 7396.

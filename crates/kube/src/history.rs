@@ -222,6 +222,24 @@ pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> 
     }
 }
 
+/// What is known when this release has taken over: with these objects, as the one that serves.
+pub(crate) fn after(objects: &[Object], number: u32, releases: &[Release]) -> Vec<Release> {
+    let was = releases.iter().find(|one| one.number == number);
+    let mut all: Vec<Release> = releases.iter().filter(|one| one.number != number).cloned().collect();
+    all.iter_mut().filter(|one| one.state == State::Serves).for_each(|one| one.state = State::Served);
+    all.push(Release {
+        number,
+        at: was.map_or(0, |was| was.at),
+        served: Some(u64::MAX),
+        state: State::Serves,
+        images: BTreeMap::new(),
+        why: None,
+        objects: objects.to_vec(),
+        beat: None,
+    });
+    all
+}
+
 /// Records that are given up when this one has come out.
 pub fn outlived(releases: &[Release]) -> Vec<u32> {
     let now = serving(releases).map(|release| release.number);

@@ -16,6 +16,14 @@ use crate::rollout::{Rollout, Told};
 /// What is there of what a release consists of.
 pub(crate) type There = [(Id, Value)];
 
+/// What the server says that an object would be.
+struct Judged {
+    id: Id,
+    /// By taking back a number of instances that the load said for us until now.
+    is_given_back: bool,
+    then: Value,
+}
+
 /// What becomes ours that others have set.
 #[derive(Debug, Default)]
 pub(crate) struct Take {
@@ -115,6 +123,23 @@ impl Rollout<'_> {
 
     /// Lets the server judge all of it first, so that half a release is not applied.
     pub(crate) async fn judge(&self, objects: &[Object], take_over: bool, releases: &[Release]) -> Result<Take, Fault> {
+        let answers = self.ask(objects, take_over, releases).await?;
+        let numbers = answers.into_iter().filter(|one| one.is_given_back).map(|one| one.id).collect();
+        Ok(Take { all: take_over, numbers })
+    }
+
+    /// What each of these would be.
+    pub(crate) async fn judged(
+        &self,
+        objects: &[Object],
+        take_over: bool,
+        releases: &[Release],
+    ) -> Result<Vec<(Id, Value)>, Fault> {
+        let answers = self.ask(objects, take_over, releases).await?;
+        Ok(answers.into_iter().map(|one| (one.id, one.then)).collect())
+    }
+
+    async fn ask(&self, objects: &[Object], take_over: bool, releases: &[Release]) -> Result<Vec<Judged>, Fault> {
         let cluster = &*self.cluster;
         let how = How { dry: true, take_over };
         let ask = |object| async move {
@@ -126,13 +151,14 @@ impl Rollout<'_> {
             }
         };
         let answers: Vec<(Id, bool, _)> = stream::iter(objects).map(ask).buffered(AT_ONCE).collect().await;
-        let numbers = answers.iter().filter(|(_, taken, _)| *taken).map(|(id, _, _)| id.clone()).collect();
-        let refused = answers.into_iter().filter_map(|(id, _, answer)| Some((id, answer.err()?)));
-        let refused: Vec<(Id, Refusal)> = refused.collect();
-        match refused.is_empty() {
-            true => Ok(Take { all: take_over, numbers }),
-            false => Err(self.refuses(refused, "; nothing was applied")),
+        let (mut judged, mut refused): (Vec<Judged>, Vec<(Id, Refusal)>) = (Vec::new(), Vec::new());
+        for (id, is_given_back, answer) in answers {
+            match answer {
+                Ok(then) => judged.push(Judged { id, is_given_back, then }),
+                Err(refusal) => refused.push((id, refusal)),
+            }
         }
+        if refused.is_empty() { Ok(judged) } else { Err(self.refuses(refused, "; nothing was applied")) }
     }
 
     /// What the server says against it. `more`: what has come of it.

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::change::as_far_as;
+use crate::operated;
+
 /// What was seen of a workload at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
@@ -74,17 +77,24 @@ pub enum Kind {
     Failed,
     /// A pod of another revision, which who deploys may not delete.
     InTheWay,
+    /// What an operator says of it; `true`: for good.
+    Operator(bool),
 }
 
 impl Kind {
     /// How long it may last before the release is taken back: what may pass by itself is waited for. `limit`: of its workload.
     pub fn patience(self, limit: Duration) -> Duration {
         Duration::from_secs(match self {
-            Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed | Self::InTheWay => 0,
+            Self::Crashes(true)
+            | Self::Standards
+            | Self::Deadline
+            | Self::Failed
+            | Self::InTheWay
+            | Self::Operator(true) => 0,
             Self::Configuration | Self::Refused => 10,
             Self::Quota => 15,
             // A registry that was away is asked again within that, twice; a database that is needed may be on its way.
-            Self::Image | Self::Crashes(false) => 30,
+            Self::Image | Self::Crashes(false) | Self::Operator(false) => 30,
             // A node that an autoscaler adds takes minutes, and so does a disk.
             Self::Unschedulable | Self::Storage => return limit,
         })
@@ -111,6 +121,7 @@ impl Kind {
             Self::Deadline => "pods that run and are not ready: `health` asks what the service must answer",
             Self::Failed => "the end of what it wrote stands above",
             Self::InTheWay => "whoever may delete pods removes it, then run this again",
+            Self::Operator(_) => "the words above are those of its operator, whose log says more",
         };
         said.to_owned()
     }
@@ -129,6 +140,7 @@ impl Kind {
             Self::Deadline => "it did not become ready in time",
             Self::Failed => "it failed",
             Self::InTheWay => "a pod is in its way",
+            Self::Operator(_) => "its operator does not go on with it",
         }
     }
 }
@@ -148,7 +160,8 @@ pub fn look(seen: Seen<'_>) -> Look {
         "Deployment" => deployment(seen),
         "StatefulSet" => stateful(seen),
         "Job" => job(seen),
-        "Rollout" => argo(seen.workload),
+        "Rollout" => operated::rollout(seen),
+        "Cluster" => operated::cluster(seen),
         _ => Stands::Ready,
     };
     Look { what, stands, so_far: so_far(&seen.workload["status"]), deadline: deadline(seen.workload) }
@@ -156,7 +169,7 @@ pub fn look(seen: Seen<'_>) -> Look {
 
 /// Pods that are up, and steps that are done.
 fn so_far(status: &Value) -> i64 {
-    ["updatedReplicas", "readyReplicas", "availableReplicas", "currentStepIndex"]
+    ["updatedReplicas", "readyReplicas", "availableReplicas", "readyInstances", "currentStepIndex"]
         .map(|key| number(&status[key]))
         .iter()
         .sum()
@@ -179,13 +192,24 @@ fn deadline(now: &Value) -> Option<Duration> {
     }
 }
 
-/// What a workload is told to be, but for how many there are, which others may say.
-pub(crate) fn spec(workload: &Value) -> Value {
-    let mut spec = workload["spec"].clone();
+/// What a workload is told to be, but for how many there are, which others may say. What an operator brings up it completes itself: of that, as far
+/// as it was applied.
+pub(crate) fn spec(workload: &Value, applied: &Value) -> Value {
+    let mut spec = match text(&workload["kind"]) {
+        "Rollout" | "Cluster" => as_far_as(&workload["spec"], &applied["spec"]),
+        _ => workload["spec"].clone(),
+    };
     if let Some(keys) = spec.as_object_mut() {
         keys.remove("replicas");
     }
     spec
+}
+
+/// Whether it is waited for. A database that an operator brings up, and that is as it was, is in the way of nothing: an instance of it may be
+/// away for days. `before`: what was there before it was applied, where what serves asks for the same.
+pub(crate) fn is_waited_for(now: &Value, before: Option<&Value>) -> bool {
+    let generation = |object: &Value| object["metadata"]["generation"].clone();
+    now["kind"] != "Cluster" || before.is_none_or(|before| generation(before) != generation(now))
 }
 
 /// A pod of another revision of a StatefulSet that does not come up: it is waited for, not replaced, whatever is applied.
@@ -205,13 +229,13 @@ fn is_of_revision(pod: &Value, status: &Value) -> bool {
     pod["metadata"]["labels"]["controller-revision-hash"] == status["updateRevision"]
 }
 
-fn is_alive(pod: &Value) -> bool {
+pub(crate) fn is_alive(pod: &Value) -> bool {
     pod["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// Whether it is looked at: kinds that come up by themselves after they were applied.
 pub fn comes_up(kind: &str) -> bool {
-    ["Deployment", "StatefulSet", "Job", "Rollout"].contains(&kind)
+    ["Deployment", "StatefulSet", "Job", "Rollout", "Cluster"].contains(&kind)
 }
 
 fn deployment(seen: Seen<'_>) -> Stands {
@@ -322,23 +346,8 @@ fn job(seen: Seen<'_>) -> Stands {
     }
 }
 
-/// A Rollout of Argo says itself how it stands.
-fn argo(now: &Value) -> Stands {
-    let status = &now["status"];
-    let seen: i64 = status["observedGeneration"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
-    match text(&status["phase"]) {
-        _ if seen < number(&now["metadata"]["generation"]) => Stands::Waits("to be taken up".to_owned()),
-        "Healthy" => Stands::Ready,
-        "Degraded" => {
-            Stands::Trouble(Trouble { kind: Kind::Deadline, said: text(&status["message"]).to_owned(), pod: None })
-        }
-        "Paused" => Stands::Waits("Argo Rollouts, which holds a step".to_owned()),
-        _ => Stands::Waits("Argo Rollouts".to_owned()),
-    }
-}
-
 /// The first thing that keeps one of these pods from coming up.
-fn wrong(pods: &[&Value], events: &[Value]) -> Option<Trouble> {
+pub(crate) fn wrong(pods: &[&Value], events: &[Value]) -> Option<Trouble> {
     pods.iter().find_map(|pod| {
         let status = &pod["status"];
         if let Some(said) = condition_for(status, "PodScheduled", "False", "Unschedulable") {
@@ -415,7 +424,7 @@ pub fn is_ready(pod: &Value) -> bool {
 }
 
 /// What a condition says that has this value.
-fn condition(status: &Value, kind: &str, value: &str) -> Option<String> {
+pub(crate) fn condition(status: &Value, kind: &str, value: &str) -> Option<String> {
     let all = status["conditions"].as_array()?;
     let found = all.iter().find(|one| one["type"] == kind && one["status"] == value)?;
     Some(text(&found["message"]).to_owned())
@@ -441,7 +450,7 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn number(value: &Value) -> i64 {
+pub(crate) fn number(value: &Value) -> i64 {
     value.as_i64().unwrap_or_default()
 }
 
@@ -641,6 +650,37 @@ mod tests {
             json!([{ "setWeight": 5 }, { "pause": { "duration": "1800s" } }, { "pause": { "duration": "600s" } }]);
         let spec = json!({ "progressDeadlineSeconds": 600, "strategy": { "canary": { "steps": steps } } });
         check(json!({ "kind": "Rollout", "spec": spec }), 3060);
+    }
+
+    #[test]
+    fn a_database_of_an_operator_that_is_as_it_was_is_not_waited_for() {
+        let object = |kind: &str, generation: u32| json!({ "kind": kind, "metadata": { "generation": generation } });
+        let check = |kind: &str, before: Option<u32>, expected: bool| {
+            let before = before.map(|generation| object(kind, generation));
+            assert_eq!(is_waited_for(&object(kind, 3), before.as_ref()), expected, "{kind} {before:?}");
+        };
+        check("Cluster", Some(3), false);
+        check("Cluster", Some(2), true);
+        check("Cluster", None, true);
+        check("StatefulSet", Some(3), true);
+        check("Rollout", Some(3), true);
+    }
+
+    #[test]
+    fn what_an_operator_completes_is_nobodys_change() {
+        let workload = |kind: &str, more: Value| {
+            let mut spec = json!({ "replicas": 2, "instances": 1 });
+            spec["more"] = more;
+            json!({ "kind": kind, "spec": spec })
+        };
+        let check = |kind: &str, is_same: bool| {
+            let applied = json!({ "kind": kind, "spec": { "replicas": 2, "instances": 1 } });
+            let [before, after] = [json!(1), json!(2)].map(|more| spec(&workload(kind, more), &applied));
+            assert_eq!(before == after, is_same, "{kind}: {before} {after}");
+        };
+        check("Cluster", true);
+        check("Rollout", true);
+        check("Deployment", false);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::history::Release;
+use crate::history::{self, Release};
 use crate::object::{Id, Object, Stage};
 
 /// What becomes of what earlier releases have made and this one does not want.
@@ -53,13 +53,20 @@ fn stays_on_record(object: &Object) -> bool {
 }
 
 /// What has stayed for records that are given up, and for none of those that are kept.
-pub(crate) fn outlives(given_up: &[&Release], kept: &[&Release]) -> Vec<Id> {
+fn outlives(given_up: &[&Release], kept: &[&Release]) -> Vec<Id> {
     let of = |releases: &[&Release]| -> Vec<Id> {
         let objects = releases.iter().flat_map(|release| &release.objects);
         objects.filter(|object| stays_on_record(object)).map(Object::id).collect()
     };
     let kept = of(kept);
     of(given_up).into_iter().filter(|id| !kept.iter().any(|one| one.is_same(id))).collect()
+}
+
+/// What goes with the records that are given up of these.
+pub(crate) fn given_up(known: &[Release]) -> Vec<Id> {
+    let numbers = history::outlived(known);
+    let (given_up, kept): (Vec<&Release>, Vec<&Release>) = known.iter().partition(|one| numbers.contains(&one.number));
+    outlives(&given_up, &kept)
 }
 
 /// Whether it holds data of people.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{AT_ONCE, Cluster, How, patiently};
 use crate::history::{self, Release, State};
-use crate::judge::Take;
+use crate::judge::{Take, There};
 use crate::look;
 use crate::object::{Id, Object, Owner, Stage};
 use crate::replicas;
@@ -61,9 +61,26 @@ impl From<Fault> for Stop {
 }
 
 /// What a workload was applied as.
-pub(crate) struct Applied {
+pub(crate) struct Applied<'a> {
     pub(crate) id: Id,
+    pub(crate) body: &'a Value,
+    /// Of the server's answer.
     pub(crate) spec: Value,
+    pub(crate) is_waited_for: bool,
+}
+
+/// What is known before something is applied.
+#[derive(Clone, Copy)]
+pub(crate) struct Before<'a> {
+    pub(crate) releases: &'a [Release],
+    /// What is there of what the release that serves asks for in the same words.
+    pub(crate) same: &'a There,
+}
+
+impl<'a> Before<'a> {
+    pub(crate) fn of(releases: &'a [Release]) -> Self {
+        Self { releases, same: &[] }
+    }
 }
 
 /// One app, on its way.
@@ -139,10 +156,12 @@ impl Rollout<'_> {
             }
             return Err(fault);
         }
+        let there = as_it_serves(there, &order.objects, &releases);
+        let before = Before { same: &there, ..Before::of(&releases) };
         let brought = match same {
             // What ran before it has run.
-            true => self.bring(&Way::Same.objects(&objects, |_| true), &take, &releases).await,
-            false => self.bring(&objects, &take, &releases).await,
+            true => self.bring(&Way::Same.objects(&objects, |_| true), &take, before).await,
+            false => self.bring(&objects, &take, before).await,
         };
         match brought {
             Ok(()) => {
@@ -181,7 +200,8 @@ impl Rollout<'_> {
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut target, &releases).await?;
-        self.bring(&objects, &take, &releases).await.map_err(|stop| self.stays(stop.fault, &releases))?;
+        let brought = self.bring(&objects, &take, Before::of(&releases)).await;
+        brought.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
@@ -218,7 +238,8 @@ impl Rollout<'_> {
         self.look(&objects).await?;
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut release, &releases).await?;
-        self.bring(&objects, &take, &releases).await.map_err(|stop| self.stays(stop.fault, &releases))?;
+        let brought = self.bring(&objects, &take, Before::of(&releases)).await;
+        brought.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = release.number;
         self.keep(&release).await?;
         Ok((name, Done { release: number, same: false }))
@@ -317,7 +338,7 @@ impl Rollout<'_> {
         &mut self,
         objects: &'a [Object],
         take: &Take,
-        releases: &[Release],
+        Before { releases, same }: Before<'_>,
     ) -> Result<(), Stop> {
         for stage in Stage::ALL {
             self.cluster.beat().await;
@@ -343,7 +364,9 @@ impl Rollout<'_> {
                     false => Stop { fault: self.refuses(vec![(id.clone(), refusal)], ""), is_left: true },
                 })?;
                 if look::comes_up(&id.kind) {
-                    applied.push(Applied { id, spec: look::spec(&now) });
+                    let was = same.iter().find(|(known, _)| *known == id).map(|(_, was)| was);
+                    let (spec, is_waited_for) = (look::spec(&now, &object.body), look::is_waited_for(&now, was));
+                    applied.push(Applied { id, body: &object.body, spec, is_waited_for });
                 }
             }
             drop(putting);
@@ -381,6 +404,13 @@ impl Rollout<'_> {
         }
         Ok(())
     }
+}
+
+/// What is there of what the release that serves asks for in the same words.
+fn as_it_serves(there: Vec<(Id, Value)>, wanted: &[Object], releases: &[Release]) -> Vec<(Id, Value)> {
+    let serving = history::serving(releases).map_or(&[][..], |serving| &serving.objects);
+    let is_same = |id: &Id| wanted.iter().any(|object| object.id() == *id && serving.contains(object));
+    there.into_iter().filter(|(id, _)| is_same(id)).collect()
 }
 
 /// In milliseconds since 1970.
@@ -585,6 +615,53 @@ mod tests {
         assert_eq!(fake.get("services/shop-db"), None);
         fake.roll_back(Some(1)).await.unwrap();
         assert_eq!(there(&fake), ["2", "1"]);
+    }
+
+    const DATABASE: &str = "/apis/postgresql.cnpg.io/v1/namespaces/shop/clusters/shop-postgres-db";
+
+    /// A database of an operator, and as that has written it there.
+    fn database(fake: &Fake, instances: u32, is_ready: bool) -> (Object, Value) {
+        let mut body = fake.object("Cluster", "shop-postgres-db", "").body;
+        body["apiVersion"] = "postgresql.cnpg.io/v1".into();
+        body["spec"] = json!({ "instances": instances });
+        let mut there = body.clone();
+        there["spec"]["completed"] = is_ready.into();
+        there["metadata"]["generation"] = 1.into();
+        let word = if is_ready { "True" } else { "False" };
+        let ready = json!({ "type": "Ready", "status": word });
+        let phase = if is_ready {
+            "Cluster in healthy state"
+        } else {
+            "Cluster is unrecoverable and needs manual intervention"
+        };
+        there["status"] = json!({ "phase": phase, "conditions": [ready], "readyInstances": instances });
+        (Object { stage: Stage::Data, body }, there)
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_as_it_was_is_waited_for_by_no_release() {
+        let mut fake = Fake::new();
+        let (asked, there) = database(&fake, 1, true);
+        fake.put(DATABASE, there);
+        let [one, two, three] = ["1", "2", "3"].map(|data| web(&fake, data));
+        // What its operator completes meanwhile is nobody's change.
+        let (_, completed) = database(&fake, 1, true);
+        let mut other = completed.clone();
+        other["spec"]["completed"] = "otherwise".into();
+        fake.meanwhile("get /apis/apps/v1/namespaces/shop/replicasets", DATABASE, other);
+        fake.deploy([asked.clone(), one]).await.unwrap();
+        assert_eq!(fake.notes, Vec::<String>::new());
+        let (_, away) = database(&fake, 1, false);
+        fake.put(DATABASE, away);
+        assert_eq!(fake.deploy([asked.clone(), two]).await.unwrap(), Done { release: 2, same: false });
+        let said = "shop-postgres-db is not ready, and is not waited for, since nothing of it has changed: its operator does not go on with it: \
+                    Cluster is unrecoverable and needs manual intervention";
+        assert_eq!(fake.notes, [said]);
+        // What is asked of it otherwise is.
+        let (more, _) = database(&fake, 2, true);
+        let failed = fake.deploy([more, three]).await.unwrap_err();
+        assert!(failed.message.contains("shop-postgres-db does not come up"), "{failed:?}");
+        assert_eq!(fake.get("services/shop-web").unwrap()["data"], "2");
     }
 
     #[tokio::test]

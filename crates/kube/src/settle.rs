@@ -19,7 +19,12 @@ const LAST_LINES: usize = 20;
 
 impl Rollout<'_> {
     /// Looks at these until all are up, or one cannot be.
-    pub(crate) async fn settle(&mut self, applied: &[Applied]) -> Result<(), Stop> {
+    pub(crate) async fn settle(&mut self, applied: &[Applied<'_>]) -> Result<(), Stop> {
+        let (applied, left): (Vec<&Applied<'_>>, Vec<&Applied<'_>>) = applied.iter().partition(|one| one.is_waited_for);
+        self.leaves(&left).await;
+        if applied.is_empty() {
+            return Ok(());
+        }
         // Pods may have to make way, of which no release says where they are.
         let learned = self.cluster.learn([&pod(String::new())]).await;
         learned.map_err(|refusal| refusal.fault("the cluster does not say what it serves"))?;
@@ -27,7 +32,7 @@ impl Rollout<'_> {
         loop {
             self.cluster.beat().await;
             let now = Instant::now();
-            match self.looks(applied).await {
+            match self.looks(&applied).await {
                 Ok(Sight::Changed(id)) => return Err(changed(&id)),
                 Ok(Sight::Looks(looks)) => {
                     seen_at = now;
@@ -63,19 +68,41 @@ impl Rollout<'_> {
         }
     }
 
-    async fn looks(&self, applied: &[Applied]) -> Result<Sight, Refusal> {
+    /// Says of what is not waited for what it would be waited for on.
+    async fn leaves(&mut self, left: &[&Applied<'_>]) {
+        if left.is_empty() {
+            return;
+        }
+        // What becomes of it is nobody's business here.
+        let Ok(Sight::Looks(looks)) = self.looks(left).await else { return };
+        for look in looks {
+            let on = match look.stands {
+                Stands::Ready => continue,
+                Stands::Waits(on) => on,
+                Stands::Trouble(trouble) => trouble.to_string(),
+            };
+            let text =
+                format!("{} is not ready, and is not waited for, since nothing of it has changed: {on}", look.what);
+            (self.tell)(Told::Note { service: None, text });
+        }
+    }
+
+    async fn looks(&self, applied: &[&Applied<'_>]) -> Result<Sight, Refusal> {
         let query = format!("&labelSelector={}", self.owner.selector());
         let (sets, pods) = (self.cluster.of("apps/v1", "replicasets"), self.cluster.core("pods"));
-        let (sets, pods) = tokio::try_join!(self.cluster.list(&sets, &query), self.cluster.list(&pods, &query))?;
+        let (sets, mut pods) = tokio::try_join!(self.cluster.list(&sets, &query), self.cluster.list(&pods, &query))?;
+        for Applied { id, .. } in applied {
+            pods.extend(self.cluster.operated(id).await?);
+        }
         let events = match self.cluster.list(&self.cluster.core("events"), "&fieldSelector=type%3DWarning").await {
             Ok(events) => events,
             Err(refusal) if refusal.is_forbidden() => Vec::new(),
             Err(refusal) => return Err(refusal),
         };
         let mut looks = Vec::new();
-        for Applied { id, spec } in applied {
+        for Applied { id, body, spec, .. } in applied {
             let path = self.cluster.path(id).unwrap_or_default();
-            let Some(workload) = self.cluster.find(&path).await?.filter(|now| look::spec(now) == *spec) else {
+            let Some(workload) = self.cluster.find(&path).await?.filter(|now| look::spec(now, body) == *spec) else {
                 return Ok(Sight::Changed(id.clone()));
             };
             let seen = Seen { workload: &workload, sets: &sets, pods: &pods, events: &events };

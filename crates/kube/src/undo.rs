@@ -6,8 +6,8 @@ use crate::cluster::{Deletion, patiently};
 use crate::history::{self, Release, State};
 use crate::judge::Take;
 use crate::object::Object;
-use crate::prune::{outlives, prune};
-use crate::rollout::{Rollout, Told};
+use crate::prune::{given_up, prune};
+use crate::rollout::{Before, Rollout, Told};
 use crate::way::{Way, ran_alone};
 
 /// What is left of what nobody wants any more, data apart.
@@ -28,9 +28,7 @@ impl Rollout<'_> {
             return;
         }
         let numbers = history::outlived(known);
-        let (given_up, kept): (Vec<&Release>, Vec<&Release>) =
-            known.iter().partition(|one| numbers.contains(&one.number));
-        let mut ids = outlives(&given_up, &kept);
+        let mut ids = given_up(known);
         ids.extend(numbers.into_iter().map(|number| history::id(self.owner, number)));
         if self.cluster.learn(&ids).await.is_ok() {
             for id in &ids {
@@ -90,7 +88,7 @@ impl Rollout<'_> {
         if let Some(before) = &before {
             let objects = Way::Undone.objects(&before.objects, |_| true);
             let put_back = match self.learn(&objects).await {
-                Ok(()) => self.bring(&objects, &Take::ALL, &releases).await.map_err(|stop| stop.fault),
+                Ok(()) => self.bring(&objects, &Take::ALL, Before::of(&releases)).await.map_err(|stop| stop.fault),
                 Err(error) => Err(error),
             };
             if let Err(error) = put_back {

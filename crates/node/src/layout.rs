@@ -13,6 +13,9 @@ pub(crate) const SCRATCH: &str = "scratch.img";
 /// In the folder of an incarnation that is a container: what it may write to of its release.
 pub(crate) const WRITABLE: &str = "writable";
 
+/// What a state is called in engines is made of it.
+const ENGINE_ID: &str = "engine-id";
+
 /// Paths below the state folder, computed in one place.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -77,6 +80,25 @@ impl Layout {
     /// Tells this state folder from any other on the machine: twelve hexadecimal digits.
     pub(crate) fn hash(&self) -> String {
         digest(&[self.state.as_os_str().as_encoded_bytes()]).short()
+    }
+
+    /// Tells its containers and images from those of any other state that asks the same engine: twelve hexadecimal digits. Another one may lie
+    /// at the same path, in a container of its own. The first call keeps `drawn`. Whoever calls it holds the lock of the state.
+    ///
+    /// # Errors
+    /// What was kept cannot be read, or nothing can be kept.
+    pub(crate) fn in_engines(&self, drawn: u64) -> io::Result<String> {
+        let path = self.state.join(ENGINE_ID);
+        let own = match fs::read(&path) {
+            Ok(own) => own,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let own = format!("{drawn:016x}\n").into_bytes();
+                replace(&path, &own, Durable::Yes)?;
+                own
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(digest(&[self.state.as_os_str().as_encoded_bytes(), b"\0", &own]).short())
     }
 
     /// What every process of an incarnation carries in its environment, unique on this machine.
@@ -160,6 +182,20 @@ mod tests {
         check(layout.instance(&id), "/s/instances/local/uploads/web.r3.0.12");
         check(layout.lock(&id.slot), "/s/instances/locks/local.uploads.web.r3.0");
         check(layout.log(&id.slot), "/s/logs/local/uploads/web.r3.0.log");
+    }
+
+    #[test]
+    fn a_state_keeps_its_name_in_engines_and_no_other_has_it() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let layout = |folder: &tempfile::TempDir| layout(folder.path().to_str().unwrap());
+        let name = layout(&one).in_engines(7).unwrap();
+        assert_eq!(layout(&one).in_engines(8).unwrap(), name, "once");
+        assert_ne!(layout(&other).in_engines(7).unwrap(), name, "of another path");
+        fs::remove_file(one.path().join(ENGINE_ID)).unwrap();
+        assert_ne!(layout(&one).in_engines(8).unwrap(), name, "at the same path");
+        fs::remove_file(other.path().join(ENGINE_ID)).unwrap();
+        fs::create_dir(other.path().join(ENGINE_ID)).unwrap();
+        assert!(layout(&other).in_engines(7).is_err(), "never another one instead");
     }
 
     #[test]

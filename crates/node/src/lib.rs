@@ -17,6 +17,7 @@ mod health;
 mod layout;
 mod logs;
 mod others;
+mod packages;
 mod procfs;
 mod resource;
 mod session;
@@ -26,8 +27,9 @@ pub mod survey;
 mod volume;
 mod walk;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,16 +37,18 @@ use bowline_core::fault::Fault;
 use bowline_core::id::{Port, ServiceName};
 use bowline_core::instance::{Busy, NodeDesired, Observations};
 use bowline_core::log::{LogFeed, LogLine, LogQuery};
-use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen, Kept};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use data::last_words;
+pub use disk::room_for;
 pub use driver::keep_binary;
 pub use engine::{Engine, EngineError};
 pub use logs::{check_pattern, matcher};
+pub use packages::Packages;
 pub use procfs::{listener, memory_rollup};
 pub use resource::script::breaks_transaction;
 
@@ -57,9 +61,9 @@ const CALLS: usize = 32;
 
 /// A build, where its live output goes, and where its end goes. Dropping the receiver of the end cancels the build.
 pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
-/// The roots of artifacts that are to be kept: all others may go. Nothing is removed that was asked for, or built, after
+/// What is to be kept of releases: all others may go. Nothing is removed that was asked for, or built, after
 /// this was sent.
-pub type Keep = Arc<BTreeSet<PathBuf>>;
+pub type Keep = Arc<Kept>;
 /// Artifacts that are about to be run again, and where it goes whether they still can be.
 pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
 /// What a build would give, asked before it is.
@@ -92,6 +96,8 @@ pub struct ImageRequest {
     pub run: String,
     /// The `PATH` it is started with.
     pub search: String,
+    /// System packages that it may start programs of.
+    pub packages: Vec<String>,
 }
 /// The name that an image is to have, and where an archive of it goes, which an engine loads: a file without a name, read from its start.
 pub type ImageCall = (ImageRequest, String, oneshot::Sender<Result<std::fs::File, Fault>>);
@@ -101,6 +107,22 @@ pub type ImageCall = (ImageRequest, String, oneshot::Sender<Result<std::fs::File
 pub struct Containers {
     pub engine: Engine,
     pub images: mpsc::Sender<ImageCall>,
+    /// What is called so in the engine is of this state.
+    pub state: String,
+    /// One image is made at a time, for the next one may be the same, and none is removed meanwhile.
+    making: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Containers {
+    /// Of the state in `folder`, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// What the state is called in engines cannot be read, or kept.
+    pub fn of(folder: &Path, engine: Engine, images: mpsc::Sender<ImageCall>) -> io::Result<Self> {
+        let layout = layout::Layout { state: folder.to_owned(), run: folder.to_owned() };
+        let state = layout.in_engines(getrandom::u64().map_err(io::Error::other)?)?;
+        Ok(Self { engine, images, state, making: Arc::default() })
+    }
 }
 
 /// What a node is given.
@@ -297,11 +319,11 @@ async fn collect(
         if let Some(containers) = &containers {
             driver::container::collect(&config.state_dir, &config.run_dir, containers, &keep);
         }
-        if let Err(error) = data::collect_snapshots(&config.state_dir, &keep) {
+        if let Err(error) = data::collect_snapshots(&config.state_dir, &keep.roots) {
             tracing::warn!(%error, "old snapshots stay");
         }
         remove_caches(&config);
-        build::collect(&config, &keep)
+        build::collect(&config, &keep.roots)
     };
     match tokio::task::spawn_blocking(removed).await {
         Ok(Ok(gone)) if gone.is_empty() => {}

@@ -26,7 +26,7 @@ pub use compose::{Composed, Project, compose};
 pub use file::File;
 pub use helm::{Chart, helm};
 pub use input::{Api, Input, Secrets};
-pub use kubernetes::{Refused, kubernetes, label, role, roles};
+pub use kubernetes::{Refused, kubernetes, label, lacking, role, roles};
 pub use kustomize::files;
 pub use names::namespace;
 pub use need::{Need, Needed};

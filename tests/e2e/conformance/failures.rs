@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use bowline_tests::machine::Process;
 use bowline_tests::{SOON, wait};
 use serde_json::Value;
 
 use super::Case;
+use super::instances::of_web;
 use super::scene::{APP, Begun, HOST, MOMENT, Scene, Told};
 
 /// The time of stabilisation, and what a busy machine adds.
@@ -21,6 +21,7 @@ pub(super) const PONG: &[u8] = b"\x81\x04ping";
 pub(super) static CASES: &[Case] = &[
     Case {
         id: "failures/killed",
+        of_instances: true,
         key: "service.web.scale",
         about: "one of two instances is killed: what it was asked and has not answered goes to the other one, and so does what comes then",
         must: "100 of 100 web 200, a good part of them asked twice · then 20 of 20 web 200",
@@ -28,10 +29,7 @@ pub(super) static CASES: &[Case] = &[
             // Envoy would know of nobody else to ask for a moment: who is killed is not yet gone.
             wait("nobody is left out", RESTING, || all_are_asked(scene).then_some(()));
             let before = scene.bowline.processes_of(APP);
-            let of_web = |process: &&Process| {
-                process.environment("HOSTILE_UPSTREAM").as_deref() == Some(&scene.web.port.to_string())
-            };
-            let victim = before.iter().find(of_web).context("an instance of web runs")?;
+            let victim = of_web(scene).into_iter().next().context("an instance of web runs")?;
             let id = victim.environment("BOWLINE_INSTANCE").context("it has a name")?;
             let asked = (0..UNANSWERED).map(|_| scene.get("/before").script("hold-once killed").begin());
             let asked = asked.collect::<anyhow::Result<Vec<_>>>()?;
@@ -159,6 +157,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "failures/nobody",
+        of_instances: true,
         key: "service.none.scale",
         file: "[service.none]\nbuild_of = \"web\"\nrun = \"python3 relay.py\"\nscale = 0\nenv = { HOSTILE_UPSTREAM = \"@WEB@\" }\n\
                [route.none]\npath = \"/none\"\nto = \"none\"\n",
@@ -172,6 +171,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "failures/resting",
+        of_instances: true,
         key: "service.rests.scale",
         file: "[service.rests]\nbuild_of = \"web\"\nrun = \"python3 relay.py\"\nscale = { min = 0, max = 1 }\n\
                health = { path = \"/health\", interval = \"300ms\" }\nenv = { HOSTILE_UPSTREAM = \"@WEB@\" }\n\
@@ -194,7 +194,7 @@ const UNANSWERED: usize = 100;
 const OF_ONE: usize = 20;
 
 /// How many are answered by the app, and what became of the others.
-fn good(all: Vec<anyhow::Result<Told>>) -> String {
+pub(super) fn good(all: Vec<anyhow::Result<Told>>) -> String {
     let count = all.len();
     let told = all.into_iter().map(|told| told.map_or_else(|e| e.to_string(), |told| told.to_string()));
     let others: Vec<String> = told.filter(|told| told != "web 200").collect();
@@ -211,11 +211,11 @@ fn times(told: &Told) -> &'static str {
 }
 
 /// Waits until all instances are ready again.
-fn is_whole(scene: &Scene) {
+pub(super) fn is_whole(scene: &Scene) {
     wait("it is started again", SOON, || service(scene, "web").filter(|web| web["ready"] == web["wanted"]).map(drop));
 }
 
-fn all_are_asked(scene: &Scene) -> bool {
+pub(super) fn all_are_asked(scene: &Scene) -> bool {
     let web = service(scene, "web").expect("the scene has it");
     web["instances"].as_array().expect("its instances").iter().all(|one| one["waits_on"].is_null())
 }

@@ -6,6 +6,7 @@
 
 mod failures;
 mod headers;
+mod instances;
 mod page;
 mod policies;
 mod protocols;
@@ -21,13 +22,15 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
+use bowline_tests::engine::{Engine, Kind};
 use bowline_tests::{Bowline, binary, path};
 
 use self::scene::Scene;
 
-/// One of those that may serve.
+/// One of those that may serve, with what it leads to.
 struct Edge {
     name: &'static str,
+    runs: Runs,
     /// How it is asked for: of `bowline up`, and in `server.toml`.
     up: &'static [&'static str],
     server: &'static str,
@@ -38,10 +41,34 @@ struct Edge {
     differs: &'static [(&'static str, &'static str)],
 }
 
-const BOWLINE: Edge = Edge { name: "Bowline", up: &[], server: "edge = \"bowline\"\n", unsupported: &[], differs: &[] };
+/// What an edge leads to.
+#[derive(Debug, Clone, Copy)]
+enum Runs {
+    Processes,
+    /// Of Docker. It is asked what that could make different: all of it, or these.
+    Containers(Option<&'static [&'static str]>),
+}
+
+/// What another edge shows of containers: that it is told of them.
+const PART: &[&str] =
+    &["failures/killed", "releases/shares", "releases/taken back", "drain/request", "instances/health"];
+
+const BOWLINE: Edge = Edge {
+    name: "Bowline",
+    runs: Runs::Processes,
+    up: &[],
+    server: "edge = \"bowline\"\n",
+    unsupported: &[],
+    differs: &[],
+};
+
+const BOWLINE_DOCKER: Edge = Edge { name: "Bowline, Docker", runs: Runs::Containers(None), ..BOWLINE };
+
+const ENVOY_DOCKER: Edge = Edge { name: "Envoy, Docker", runs: Runs::Containers(Some(PART)), ..ENVOY };
 
 const ENVOY: Edge = Edge {
     name: "Envoy",
+    runs: Runs::Processes,
     up: &["--edge", "envoy"],
     server: "edge = \"envoy\"\n",
     unsupported: &[
@@ -81,6 +108,17 @@ impl Edge {
         self.up.first().is_none_or(|flag| help.contains(flag))
     }
 
+    fn is_asked(&self, case: &Case) -> bool {
+        match self.runs {
+            Runs::Processes => true,
+            Runs::Containers(part) => case.of_instances && part.is_none_or(|part| part.contains(&case.id)),
+        }
+    }
+
+    fn in_docker(&self) -> bool {
+        matches!(self.runs, Runs::Containers(_))
+    }
+
     fn carries(&self, case: &Case) -> bool {
         !self.unsupported.contains(&case.id)
     }
@@ -103,8 +141,10 @@ fn refused_by(key: &str) -> String {
     format!("refused by `{key}`")
 }
 
+const EDGES: [&Edge; 4] = [&BOWLINE, &ENVOY, &BOWLINE_DOCKER, &ENVOY_DOCKER];
+
 fn edges() -> Vec<&'static Edge> {
-    [&BOWLINE, &ENVOY].into_iter().filter(|edge| edge.is_there()).collect()
+    EDGES.into_iter().filter(|edge| edge.is_there()).collect()
 }
 
 /// Where a case is asked.
@@ -142,6 +182,8 @@ struct Case {
     id: &'static str,
     place: Place,
     setting: Setting,
+    /// What becomes of it depends on what runs the instances, too.
+    of_instances: bool,
     /// Which key it is about: what has to be named where it is refused.
     key: &'static str,
     /// What it needs in `bowline.toml`.
@@ -159,6 +201,7 @@ impl Case {
         id: "",
         place: Place::Here,
         setting: Setting::Nothing,
+        of_instances: false,
         key: "",
         file: "",
         about: "",
@@ -187,6 +230,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         secured::CASES,
         records::CASES,
         releases::CASES,
+        instances::CASES,
     ];
     all.into_iter().flatten()
 }
@@ -195,9 +239,9 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 type Seen = Vec<(&'static str, String)>;
 
 /// Asks an edge everything of one place.
-fn ask(edge: &'static Edge, place: Place) -> Seen {
-    let here: Vec<&'static Case> = cases().filter(|case| case.place == place).collect();
-    let scene = Scene::start(edge, place, &here);
+fn ask(edge: &'static Edge, engine: Option<&Engine>, place: Place) -> Seen {
+    let here: Vec<&'static Case> = cases().filter(|case| case.place == place && edge.is_asked(case)).collect();
+    let scene = Scene::start(edge, engine, place, &here);
     let told = |case: &&'static Case| {
         let answer = catch_unwind(AssertUnwindSafe(|| match edge.carries(case) {
             true => (case.ask)(&scene),
@@ -222,8 +266,10 @@ fn said(panic: &(dyn Any + Send)) -> String {
 }
 
 fn conforms(edge: &'static Edge) {
+    let engine = edge.in_docker().then(|| Engine::start(Kind::Docker));
     let seen: Seen = std::thread::scope(|scope| {
-        let places = [Place::Here, Place::Server].map(|place| scope.spawn(move || ask(edge, place)));
+        let engine = engine.as_ref();
+        let places = [Place::Here, Place::Server].map(|place| scope.spawn(move || ask(edge, engine, place)));
         places.into_iter().flat_map(|place| place.join().expect("the panic above")).collect()
     });
     if std::env::var_os("BOWLINE_RENEW").is_some() {
@@ -235,12 +281,22 @@ fn conforms(edge: &'static Edge) {
     };
     let differing: Vec<String> = cases().filter_map(differs).collect();
     assert!(differing.is_empty(), "{} differs in {}:\n{}", edge.name, differing.len(), differing.join("\n"));
-    assert_eq!(seen.len(), cases().count(), "every case was asked");
+    assert_eq!(seen.len(), cases().filter(|case| edge.is_asked(case)).count(), "every case was asked");
 }
 
 #[test]
 fn bowline_answers_as_an_edge_must() {
     conforms(&BOWLINE);
+}
+
+#[test]
+fn bowline_answers_the_same_where_instances_are_containers() {
+    conforms(&BOWLINE_DOCKER);
+}
+
+#[test]
+fn envoy_answers_the_same_where_instances_are_containers() {
+    conforms(&ENVOY_DOCKER);
 }
 
 /// A binary that does not have it refuses it by name, and serves nothing.
@@ -274,5 +330,5 @@ fn a_case_says_what_it_is_about_once() {
         edge.unsupported.iter().copied().chain(edge.differs.iter().map(|(id, _)| *id)).collect::<Vec<_>>()
     };
     let unknown = |edge: &Edge| of_edge(edge).into_iter().filter(|id| !ids.contains(id)).collect::<Vec<_>>();
-    assert_eq!([&BOWLINE, &ENVOY].map(unknown), [Vec::<&str>::new(), Vec::new()]);
+    assert_eq!(EDGES.map(unknown), EDGES.map(|_| Vec::<&str>::new()));
 }

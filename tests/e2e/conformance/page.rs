@@ -19,27 +19,39 @@ behind it, in the same words of [`bowline.toml`](bowline-toml.md). What is shown
 - `web 200` is an answer of the service `web`, which has had the request whole; `403` alone is one of the edge, and the app has had nothing whole.
 - `refused by` a key: this edge does not carry it, and a file that asks for it is refused before anything starts.
 - **differs**: it answers otherwise, and no key of a file could be refused for it.
+- `the same` in a column of Docker: with [containers](docker.md) as its instances that edge has answered word for word what it answers with
+  processes. Asked there is what may depend on what runs the instances; `–` is not asked.
 
 What is asked over TLS is HTTP/1.1 where nothing else is said. The keys that stand here are what a case is about; the whole file is in its source.
 What else the edges are asked: hostile input ([hostile.md](hostile.md)), and load while releases and processes come and go
 ([bench/results/show.md](../../bench/results/show.md)).
 ";
 
+/// Of containers, what is told of processes; and what nobody has asked.
+const SAME: &str = "the same";
+const NOT_ASKED: &str = "–";
 /// Before an answer that is another one than it must be.
 const DIFFERS: &str = "**differs:** ";
 
 fn write(cell: &dyn Fn(&Case, &Edge) -> String) -> String {
-    let (edges, mut page, mut area) = (edges(), HEAD.to_owned(), "");
-    let columns: String = edges.iter().map(|edge| format!(" {} |", edge.name)).collect();
+    let (all, mut edges, mut page, mut area) = (edges(), Vec::new(), HEAD.to_owned(), "");
     for case in cases() {
         let (of, name) = case.id.split_once('/').expect("an area and a name");
         if of != area {
             area = of;
+            let is_of_area = |case: &Case| case.id.split_once('/').is_some_and(|(area, _)| area == of);
+            let is_asked = |edge: &&&Edge| cases().any(|case| is_of_area(case) && edge.is_asked(case));
+            edges = all.iter().filter(is_asked).copied().collect();
+            let columns: String = edges.iter().map(|edge| format!(" {} |", edge.name)).collect();
             let line = "---|".repeat(edges.len());
             let _ = write!(page, "\n## {area}\n\n| case | key | what is asked |{columns}\n|---|---|---|{line}\n");
         }
         let mark = |edge: &Edge| edge.differs(case).map_or("", |_| DIFFERS);
-        let told = |edge: &Edge| format!(" {}{} |", mark(edge), cell(case, edge).replace('|', "/"));
+        let told = |edge: &Edge| match (edge.is_asked(case), cell(case, edge)) {
+            (false, _) => format!(" {NOT_ASKED} |"),
+            (true, told) if edge.in_docker() && (told == SAME || told == edge.must(case)) => format!(" {SAME} |"),
+            (true, told) => format!(" {}{} |", mark(edge), told.replace('|', "/")),
+        };
         let cells: String = edges.iter().map(|edge| told(edge)).collect();
         let _ = writeln!(page, "| {name} | `{}` | {} |{cells}", case.key, case.about);
     }

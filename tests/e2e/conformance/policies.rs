@@ -14,6 +14,7 @@ const ALLOWED: usize = 64 << 10;
 pub(super) static CASES: &[Case] = &[
     Case {
         id: "policies/allow",
+        of_instances: true,
         key: "route.listed.allow",
         file: "[route.listed]\npath = \"/listed\"\nto = \"web\"\nallow = [\"127.0.0.3\", \"192.0.2.0/24\"]\n",
         about: "only listed addresses, whatever is said of oneself",
@@ -53,6 +54,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "policies/header",
+        of_instances: true,
         key: "route.header.auth",
         file: "[route.header]\npath = \"/header\"\nto = \"web\"\nauth = { header = \"X-Auth-Token\", secret = \"token\" }\n",
         about: "a header that holds the secret, once; the app gets it, too",
@@ -75,6 +77,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "policies/bearer",
+        of_instances: true,
         key: "route.bearer.auth",
         file: "[route.bearer]\npath = \"/bearer\"\nto = \"web\"\nauth = { bearer = { secret = \"token\" } }\n",
         about: "a bearer token (RFC 6750), in one field; the app gets it, too",
@@ -204,6 +207,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "policies/secrets",
+        of_instances: true,
         key: "secret.token.source",
         about: "no secret of a route stands in what the machine keeps or shows",
         must: "in no log, no event and no file",

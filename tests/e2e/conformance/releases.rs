@@ -7,9 +7,9 @@ use anyhow::{Context, ensure};
 use bowline_tests::wire::GOING_AWAY;
 use bowline_tests::{SOON, path, text, wait};
 
-use super::failures::{PING, PONG, RESTING, service};
+use super::failures::{PING, PONG, RESTING, good, service};
 use super::records::counted;
-use super::scene::{HOST, PROXY, Scene, Told, hears};
+use super::scene::{APP, HOST, PROXY, Scene, Told, hears};
 use super::{Case, Setting};
 
 /// Of whom the proxy says that it asks.
@@ -59,6 +59,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "releases/shares",
+        of_instances: true,
         key: "rollout.strategy",
         file: "[route.split]\npath = \"/split\"\nto = \"web\"\n\
                [environment.production.route.split]\nhosts = [\"conformance.localhost\"]\n",
@@ -69,6 +70,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "releases/sticky",
+        of_instances: true,
         key: "rollout.strategy",
         about: "a browser stays with the release that it has had, by a cookie that scripts do not see; the app does not see it either",
         must: "bowline-release, HttpOnly, Secure · 20 of 20 at the first · 20 of 20 over HTTP/2 · no Cookie",
@@ -93,6 +95,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "releases/preview",
+        of_instances: true,
         key: "rollout.strategy",
         about: "`x-bowline-preview` asks for a release; of one that does not run it is passed over; the app does not see it",
         must: "2 gets 2 · 1 gets 1 · 99 web 200 · no X-Bowline-Preview",
@@ -112,7 +115,17 @@ pub(super) static CASES: &[Case] = &[
         ..Case::SERVER
     },
     Case {
+        id: "releases/taken back",
+        of_instances: true,
+        key: "rollout.abort",
+        about: "of two releases the new one fails: it is taken back by itself, and what it failed has been its own",
+        must: "web 500 of 2 · taken back, worse than it may be · then 20 of 20 web 200 of 1",
+        ask: taken_back,
+        ..Case::SERVER
+    },
+    Case {
         id: "drain/request",
+        of_instances: true,
         key: "service.web.drain",
         about: "a request that is under way when its release is replaced is answered by it; new ones go to the next",
         must: "held web 200 of the one before · meanwhile web 200 of the next",
@@ -134,6 +147,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "drain/left out",
+        of_instances: true,
         key: "service.web.drain",
         about: "of two instances one is left out for its failures, and the other is replaced first: requests are answered all the while",
         must: "all web 200",
@@ -157,6 +171,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "drain/websocket",
+        of_instances: true,
         key: "service.web.drain",
         about: "a WebSocket is told that its instance goes, and then closed",
         must: "101, echoed · then 1001 and the end",
@@ -214,14 +229,38 @@ fn shares(scene: &Scene) -> anyhow::Result<String> {
     Ok(format!("{each} · metrics say the same"))
 }
 
+/// A browser that has its place with the new release counts, as any other does.
+fn taken_back(scene: &Scene) -> anyhow::Result<String> {
+    scene.splits()?;
+    let [stable, canary] = ["1", "2"].map(|number| {
+        wait(&format!("a browser has release {number}"), SOON, || {
+            let told = scene.get("/judged").tell().ok().filter(|told| release(told) == number)?;
+            Some(told.answer.field("set-cookie")?.split(';').next()?.to_owned())
+        })
+    });
+    let of = |cookie: &str| scene.get("/judged").field("Cookie", cookie);
+    let failed = of(&canary).script("fail").tell()?;
+    let told = format!("{failed} of {}", release(&failed));
+    wait("it is taken back", RESTING, || {
+        let _ = (of(&canary).script("fail").tell(), of(&stable).tell());
+        scene.bowline.status()["apps"][0]["change"].is_null().then_some(())
+    });
+    let why = scene.bowline.json_text(&["releases", APP, "--env", "production"]);
+    let why = if why.contains("worse than it may be") { "worse than it may be" } else { "otherwise" };
+    let after: Vec<anyhow::Result<Told>> = (0..20).map(|_| scene.get("/judged").tell()).collect();
+    let of_first = after.iter().flatten().all(|told| release(told) == "1");
+    let of = if of_first { "of 1" } else { "of others, too" };
+    Ok(format!("{told} · taken back, {why} · then {} {of}", good(after)))
+}
+
 /// Begins another release.
-fn replace(scene: &Scene) -> anyhow::Result<Child> {
+pub(super) fn replace(scene: &Scene) -> anyhow::Result<Child> {
     scene.change()?;
     let mut command = scene.bowline.command(&["up", path(&scene.folder), "--detach"]);
     Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
 }
 
-fn ends(up: Child) -> anyhow::Result<()> {
+pub(super) fn ends(up: Child) -> anyhow::Result<()> {
     let output = up.wait_with_output()?;
     ensure!(output.status.success(), "{}", text(&output));
     Ok(())

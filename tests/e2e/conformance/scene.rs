@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bowline_tests::certificate::self_signed;
 use bowline_tests::client::{tls, tls_of};
+use bowline_tests::engine::Engine;
 use bowline_tests::grpc::INSTALLED;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
@@ -31,6 +32,8 @@ pub(super) const API_HOST: &str = "api.conformance.localhost";
 /// What lets in, and the line of a user.
 pub(super) const TOKEN: &str = "conformance-token";
 pub(super) const USER: &str = "ann:conformance-password";
+/// The variable of a secret that gets another value.
+pub(super) const PINNED: &str = "PINNED";
 /// 127.0.0.2: the one whose word about others is taken.
 pub(super) const PROXY: u8 = 2;
 
@@ -45,6 +48,8 @@ pub(super) struct Scene {
     daemon: Daemon,
     pub(super) bowline: Bowline,
     edge: &'static Edge,
+    /// The socket of what has its instances as containers.
+    engine: Option<PathBuf>,
     place: Place,
     pub(super) folder: PathBuf,
     pub(super) http: SocketAddr,
@@ -60,8 +65,8 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn start(edge: &'static Edge, place: Place, cases: &[&Case]) -> Self {
-        let bowline = Bowline::new();
+    pub(super) fn start(edge: &'static Edge, engine: Option<&Engine>, place: Place, cases: &[&Case]) -> Self {
+        let (bowline, engine) = (Bowline::new(), engine.map(Engine::socket));
         // What rests is to rest within seconds.
         bowline.scale_faster(20);
         let [web, other] = ["web", "other"].map(|name| Upstream::start(name).expect("a free port"));
@@ -78,11 +83,12 @@ impl Scene {
         let daemon = match place {
             Place::Here => {
                 let trusts: &[&str] = if setting == Setting::Nothing { &[] } else { &["--trusted-proxy", "127.0.0.2"] };
-                let flags = [trusts, edge.up].concat();
+                let runtime = engine.iter().flat_map(|engine| ["--runtime", "docker", "--engine", path(engine)]);
+                let flags = [trusts, edge.up].concat().into_iter().chain(runtime).collect::<Vec<_>>();
                 Daemon::Up(Up::start_with(&bowline, &folder, &flags, INSTALLED))
             }
             Place::Server => {
-                let server = serve(&bowline, edge, setting);
+                let server = serve(&bowline, &server(edge, engine.as_deref(), setting));
                 let output = bowline.run(&["deploy", path(&folder), "--env", "production"]);
                 assert!(output.status.success(), "{}", text(&output));
                 Daemon::Server(server)
@@ -96,7 +102,7 @@ impl Scene {
         });
         let tls = tls(&bowline.ca());
         let (probes, refused, split) = (Cell::default(), RefCell::default(), OnceCell::new());
-        Self { daemon, bowline, edge, place, folder, http, https, tls, web, other, probes, refused, split }
+        Self { daemon, bowline, edge, engine, place, folder, http, https, tls, web, other, probes, refused, split }
     }
 
     /// A file with this case alone has to be refused by the key that it is about.
@@ -123,7 +129,7 @@ impl Scene {
     fn refuses_to_serve(&self, case: &Case) -> anyhow::Result<()> {
         let bowline = Bowline::new();
         let config = bowline.folder("etc").join("server.toml");
-        std::fs::write(&config, [self.edge.server, case.setting.text()].concat())?;
+        std::fs::write(&config, server(self.edge, self.engine.as_deref(), case.setting))?;
         let status = Server::begin(&bowline, &[], &[&ANY_PORTS[..], &["--config", path(&config)]].concat()).ended();
         let said = std::fs::read_to_string(bowline.folder("parent").join("journal"))?;
         ensure!(status.code() == Some(2) && said.contains(case.key), "not refused by {}: {said}", case.key);
@@ -176,6 +182,11 @@ impl Scene {
         }
     }
 
+    /// The secret of [`PINNED`] is this from the next release on.
+    pub(super) fn pin(&self, value: &str) -> io::Result<()> {
+        std::fs::write(self.bowline.folder("secrets").join("pinned"), value)
+    }
+
     /// Runs a verb that has to succeed.
     pub(super) fn run(&self, args: &[&str]) -> anyhow::Result<Output> {
         let output = self.bowline.run(args);
@@ -205,13 +216,19 @@ impl Scene {
     }
 }
 
+/// What `server.toml` says of these.
+fn server(edge: &Edge, engine: Option<&Path>, setting: Setting) -> String {
+    let runtime = engine.map(|engine| format!("runtime = \"docker\"\nengine = \"{}\"\n", path(engine)));
+    [edge.server, runtime.as_deref().unwrap_or_default(), setting.text()].concat()
+}
+
 /// A server on any ports, behind a proxy that says whose connections it forwards.
-fn serve(bowline: &Bowline, edge: &Edge, setting: Setting) -> Server {
+fn serve(bowline: &Bowline, server: &str) -> Server {
     let (chain, key) = self_signed(&bowline.folder("certificate"), API_HOST);
     let config = bowline.folder("etc").join("server.toml");
     let (chain, key) = (path(&chain), path(&key));
     let api = format!("[api]\nhost = \"{API_HOST}\"\ncertificate = \"{chain}\"\nkey = \"{key}\"\n");
-    std::fs::write(&config, [edge.server, setting.text(), &api].concat()).expect("a file of the test");
+    std::fs::write(&config, [server, &api].concat()).expect("a file of the test");
     Server::start_with(bowline, &[], &[&ANY_PORTS[..], &["--config", path(&config)]].concat())
 }
 
@@ -234,11 +251,12 @@ fn file(bowline: &Bowline, app: &str, place: Place, (web, other): (&Upstream, &U
     let of_place = match place {
         Place::Here => String::new(),
         Place::Server => format!(
-            "[rollout]\nstrategy = \"canary\"\nsteps = [\"50% for 1h\"]\nwatch = \"0s\"\n\
+            "[rollout]\nstrategy = \"canary\"\nsteps = [\"50% for 1h\"]\nabort = [\"error_rate > 20%\"]\nwatch = \"0s\"\n\
              [environment.production.route.main]\nhosts = [\"{app}.localhost\"]\n"
         ),
     };
-    let secrets = [secret("token", TOKEN), secret("people", &format!("{USER}\n"))].concat();
+    let secrets =
+        [secret("token", TOKEN), secret("people", &format!("{USER}\n")), secret("pinned", "the first")].concat();
     format!("app = \"{app}\"\n{services}{secrets}[route.main]\nto = \"web\"\n{of_place}{more}")
         .replace("@WEB@", &web.port.to_string())
 }

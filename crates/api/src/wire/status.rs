@@ -333,6 +333,9 @@ pub struct InstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_on: Option<String>,
     pub pid: Option<u32>,
+    /// What the engine calls the container that it is; absent where it is processes of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     pub port: Option<u16>,
     pub since: Option<u64>,
     pub restarts: u32,

@@ -28,15 +28,32 @@ pub(crate) struct Deploy {
     /// Only if it does what `bowline plan` showed; else nothing is done
     #[arg(long, value_name = "HASH", value_parser = plan_hash, conflicts_with = "attach")]
     pub(crate) plan: Option<Digest>,
-    /// To Kubernetes: what a service runs, by its digest; of a database by its kind and name, `postgres.db`. May be said again
+    #[command(flatten)]
+    pub(crate) cluster: ToCluster,
+}
+
+/// What is said of a cluster alone.
+#[derive(Debug, Args)]
+pub(crate) struct ToCluster {
+    /// To Kubernetes: what a service runs, by its digest, in the place of what is built; of a database by its kind and name, `postgres.db`. May be said again
     #[arg(long, value_name = "SERVICE=REGISTRY/REPOSITORY@sha256:…", value_parser = image)]
     pub(crate) image: Vec<PodImage>,
     /// To Kubernetes: what the cluster has beside it, where that is not found: cert-manager, cloudnative-pg, envoy-gateway, external-secrets, ingress-nginx, prometheus. May be said again
     #[arg(long, value_name = "NAME")]
     pub(crate) api: Vec<Api>,
+    /// To Kubernetes: a PEM file of authorities that are believed for registries, in the place of this machine's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registry_ca: Option<PathBuf>,
     /// To Kubernetes: fields that others have set become Bowline's
     #[arg(long)]
     pub(crate) take_over: bool,
+}
+
+impl ToCluster {
+    pub(crate) fn is_said(&self) -> bool {
+        let Self { image, api, registry_ca, take_over } = self;
+        !image.is_empty() || !api.is_empty() || registry_ca.is_some() || *take_over
+    }
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +67,8 @@ pub(crate) struct Plan {
     /// Build nothing there: DIR holds what was built, laid out as the app's folder; bowline.toml is still the app's
     #[arg(long, value_name = "DIR")]
     pub(crate) artifact: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: ToCluster,
 }
 
 /// What `bowline plan` prints at its end.

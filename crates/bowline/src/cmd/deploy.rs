@@ -57,12 +57,9 @@ pub(super) async fn run(
     let (to, by) = super::of_environment(to, &app.environment);
     if let Named::Kubernetes { context, namespace } = to {
         let place = kubernetes::Place { context: context.as_deref(), namespace: namespace.as_deref() };
-        return kubernetes::deploy(args, (&dir, &app), place, ui).await;
+        return kubernetes::deploy(args, (&dir, &app), (place, state), ui).await;
     }
-    if !args.image.is_empty() || !args.api.is_empty() || args.take_over {
-        return Err(Fault::new(FaultKind::Invalid, "--image, --api and --take-over are for Kubernetes")
-            .hint("a server builds what it is sent: leave them out"));
-    }
+    kubernetes::is_not_meant(&args.cluster)?;
     let mut interrupts = Interrupts::new()?;
     let target = Target::new(to, super::elsewhere(to, state), by, ui)?;
     let session = tokio::select! {

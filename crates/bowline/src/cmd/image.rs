@@ -1,9 +1,9 @@
 //! `bowline image`: images of an app, kept in the state, sent to registries and fetched from them.
 
-mod build;
+pub(super) mod build;
 mod dockerfile;
 mod load;
-mod registry;
+pub(super) mod registry;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ const FOLDER: &str = "images";
 
 pub(super) async fn run(what: Image, state: Option<&Path>, ui: &Ui) -> Result<ExitCode, Fault> {
     let paths = Paths::new(state)?;
-    let open = || Layout::open(&paths.state.join(FOLDER)).map_err(Fault::from);
+    let open = || layout(&paths);
     match what {
         Image::Build(args) => build::run(args, &paths, open()?, ui).await,
         Image::Push(args) => registry::push(args, &open()?, ui).await,
@@ -37,6 +37,11 @@ pub(super) async fn run(what: Image, state: Option<&Path>, ui: &Ui) -> Result<Ex
         Image::Sbom { image } => sbom(&image, &open()?, ui),
         Image::Login(args) => registry::login(args, ui).await,
     }
+}
+
+/// That of a state.
+pub(super) fn layout(paths: &Paths) -> Result<Layout, Fault> {
+    Ok(Layout::open(&paths.state.join(FOLDER))?)
 }
 
 /// With `--json`, and for people line by line.

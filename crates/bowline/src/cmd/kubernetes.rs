@@ -3,7 +3,10 @@
 mod apis;
 mod deploy;
 mod exec;
+mod images;
 mod logs;
+mod objects;
+mod plan;
 mod releases;
 mod secret;
 mod status;
@@ -18,8 +21,9 @@ use bowline_kube::{Cluster, Owner, Told, now_ms};
 use bowline_render::label;
 
 pub(super) use self::deploy::run as deploy;
+pub(super) use self::plan::run as plan;
 use super::follow;
-use crate::args::Verb;
+use crate::args::{ToCluster, Verb};
 use crate::progress::Progress;
 use crate::ui::Ui;
 
@@ -36,7 +40,7 @@ impl Place<'_> {
     }
 }
 
-/// What goes to a cluster beside `deploy`, which reads a file first.
+/// What goes to a cluster beside `deploy` and `plan`, which read a file first.
 #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is speaks to a daemon")]
 pub(super) fn run(verb: Verb, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fault> {
     match verb {
@@ -48,8 +52,17 @@ pub(super) fn run(verb: Verb, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fau
         Verb::Secret(args) => super::client(secret::run(args, place, ui)),
         Verb::Exec(args) => exec::run(args, place, ui),
         _ => Err(Fault::new(FaultKind::Invalid, "this command is not for Kubernetes").hint(
-            "there, deploy, status, releases, rollback, scale, logs, exec and secret are; kubectl does the rest",
+            "there, plan, deploy, status, releases, rollback, scale, logs, exec and secret are; kubectl does the rest",
         )),
+    }
+}
+
+/// Of a command that goes to a server.
+pub(super) fn is_not_meant(said: &ToCluster) -> Result<(), Fault> {
+    match said.is_said() {
+        true => Err(Fault::new(FaultKind::Invalid, "--image, --api, --registry-ca and --take-over are for Kubernetes")
+            .hint("a server builds what it is sent: leave them out")),
+        false => Ok(()),
     }
 }
 
@@ -88,11 +101,29 @@ struct Telling<'u> {
     change: u64,
     /// What was waited on when it was told the last time.
     waits: Vec<(String, String)>,
+    /// Notes that are for the end; of all else nothing is told to programs.
+    kept: Option<Vec<String>>,
 }
 
 impl<'u> Telling<'u> {
     fn new(app: &str, ui: &'u Ui) -> Self {
-        Self { progress: Progress::new(ui, None), ui, app: app.to_owned(), change: now_ms(), waits: Vec::new() }
+        Self {
+            progress: Progress::new(ui, None),
+            ui,
+            app: app.to_owned(),
+            change: now_ms(),
+            waits: Vec::new(),
+            kept: None,
+        }
+    }
+
+    /// For an answer that is one object, with what was noted on the way.
+    fn to_be_kept(app: &str, ui: &'u Ui) -> Self {
+        Self { kept: Some(Vec::new()), ..Self::new(app, ui) }
+    }
+
+    fn into_notes(mut self) -> Vec<String> {
+        self.kept.take().unwrap_or_default()
     }
 
     fn tell(&mut self, told: Told) {
@@ -122,7 +153,15 @@ impl<'u> Telling<'u> {
 
     fn step(&mut self, what: ChangeStep) {
         let event = ChangeEvent { at: now_ms(), what };
-        follow::say(&self.app, self.change, &event, self.ui);
+        match (&mut self.kept, &event.what) {
+            (Some(kept), ChangeStep::Note { service, text }) => {
+                let service = service.as_ref().map(|service| format!("{service}: ")).unwrap_or_default();
+                kept.push(format!("{service}{text}"));
+                return;
+            }
+            (Some(_), _) => {}
+            (None, _) => follow::say(&self.app, self.change, &event, self.ui),
+        }
         self.progress.step(&event);
     }
 }

@@ -9,7 +9,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, EnvName};
 use bowline_core::route::LOCAL;
 
-use super::deploy;
+use super::{deploy, kubernetes};
 use crate::args::Plan;
 use crate::file;
 use crate::interrupts::{INTERRUPTED, Interrupts};
@@ -47,6 +47,11 @@ pub(super) async fn run(
         return Err(Fault::new(FaultKind::Invalid, format!("{LOCAL} builds what it runs"))
             .hint("an artifact is for another environment: --env production"));
     }
+    if let Named::Kubernetes { context, namespace } = to {
+        let place = kubernetes::Place { context: context.as_deref(), namespace: namespace.as_deref() };
+        return kubernetes::plan(args, (&dir, &app), (place, state), said, ui).await;
+    }
+    kubernetes::is_not_meant(&args.cluster)?;
     let mut interrupts = Interrupts::new()?;
     let target = match env.as_str() {
         // The daemon that `up` would join, or start: of a server's it would be another one.
@@ -147,7 +152,7 @@ fn show(plan: &wire::Plan, built: bool, command: &str, ui: &Ui) {
 
 /// What becomes of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
+pub(super) enum Mark {
     Added,
     Removed,
     Changed,
@@ -172,7 +177,7 @@ impl Mark {
 }
 
 /// A line: what becomes of it, its name, and what is said of it.
-type Line = (Option<Mark>, String, String);
+pub(super) type Line = (Option<Mark>, String, String);
 
 fn differences(plan: &wire::Plan, built: bool) -> Vec<Line> {
     let of_file = plan.differences.iter().map(|one| {
@@ -220,7 +225,7 @@ fn differences(plan: &wire::Plan, built: bool) -> Vec<Line> {
 }
 
 /// Aligned lines below a heading; nothing where there are none.
-fn section(heading: Option<&str>, lines: &[Line], ui: &Ui) {
+pub(super) fn section(heading: Option<&str>, lines: &[Line], ui: &Ui) {
     if lines.is_empty() {
         return;
     }
@@ -233,7 +238,7 @@ fn section(heading: Option<&str>, lines: &[Line], ui: &Ui) {
 }
 
 /// A value that would fill the screen is cut.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     match text.char_indices().nth(WIDEST) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
@@ -247,10 +252,12 @@ fn short(digest: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::ToCluster;
 
     #[test]
     fn the_command_means_the_same_place() {
-        let args = |dir: &str, env: &str| Plan { dir: dir.into(), env: env.into(), artifact: None };
+        let cluster = || ToCluster { image: Vec::new(), api: Vec::new(), registry_ca: None, take_over: false };
+        let args = |dir: &str, env: &str| Plan { dir: dir.into(), env: env.into(), artifact: None, cluster: cluster() };
         let said = ["--to".to_owned(), "ssh://a@b:22".to_owned()];
         let hash = Digest([0xab; 32]);
         let check = |args: Plan, said: &[String], expected: &str| {

@@ -130,6 +130,19 @@ fn certified(certificate: &wire::CertificateStatus, ui: &Ui) {
     }
 }
 
+fn instances(app: &wire::AppStatus, ui: &Ui) {
+    let strategy = app.change.as_ref().and_then(|change| Some(change.rollout.as_ref()?.now.strategy));
+    let each = |s: &wire::ServiceStatus| s.instances.iter().map(|i| row(s, i, strategy, ui)).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = app.services.iter().flat_map(each).collect();
+    let in_engine = app.services.iter().flat_map(|service| &service.instances).any(|one| one.container.is_some());
+    let process = if in_engine { "CONTAINER" } else { "PID" };
+    let head = ["INSTANCE", "RELEASE", "STATE", process, "PORT", "UP", "RESTARTS", "MEMORY", "WAITS ON"];
+    let waits = rows.iter().any(|row| row.last().is_some_and(|on| !on.is_empty()));
+    if !rows.is_empty() {
+        ui.table(&head[..head.len() - usize::from(!waits)], &rows);
+    }
+}
+
 fn show(app: &wire::AppStatus, ui: &Ui) {
     let (tone, state) = state(app.state);
     let release = app.release.map_or_else(|| "no release".to_owned(), |n| format!("release {n}"));
@@ -159,14 +172,7 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
             ui.say(format!("    {} waits on {}", step.what, step.on));
         }
     }
-    let strategy = app.change.as_ref().and_then(|change| Some(change.rollout.as_ref()?.now.strategy));
-    let each = |s: &wire::ServiceStatus| s.instances.iter().map(|i| row(s, i, strategy, ui)).collect::<Vec<_>>();
-    let rows: Vec<Vec<String>> = app.services.iter().flat_map(each).collect();
-    let head = ["INSTANCE", "RELEASE", "STATE", "PID", "PORT", "UP", "RESTARTS", "MEMORY", "WAITS ON"];
-    let waits = rows.iter().any(|row| row.last().is_some_and(|on| !on.is_empty()));
-    if !rows.is_empty() {
-        ui.table(&head[..head.len() - usize::from(!waits)], &rows);
-    }
+    instances(app, ui);
     for service in &app.services {
         if let Some(scale) = &service.scale {
             ui.say(format!("  {}", scaled(service, scale, ui)));
@@ -371,7 +377,7 @@ fn row(
         format!("{}.{}", service.name, i.slot),
         release_of(i, strategy, ui),
         ui.paint(tone, &i.state),
-        number(i.pid.map(u64::from)),
+        i.container.clone().unwrap_or_else(|| number(i.pid.map(u64::from))),
         number(i.port.map(u64::from)),
         up,
         i.restarts.to_string(),

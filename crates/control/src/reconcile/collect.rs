@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{InstanceObservation, Phase};
-use bowline_core::release::Artifact;
+use bowline_core::release::{Artifact, Kept};
 use bowline_core::resource::ResourceKey;
 
 use super::Loop;
@@ -58,8 +58,10 @@ impl Loop {
             app.roots = kept;
         }
         let roots = self.apps.values().flat_map(|app| app.roots.values().flatten().cloned());
-        let keep = roots.chain(self.kept_snapshots()).collect();
-        self.effects.push(Effect::Collect(Arc::new(keep)));
+        let roots = roots.chain(self.kept_snapshots()).collect();
+        let of = |(key, app): (&AppKey, &AppWorld)| -> Vec<_> { app.roots.keys().map(|n| (key.clone(), *n)).collect() };
+        let releases = self.apps.iter().flat_map(of).collect();
+        self.effects.push(Effect::Collect(Arc::new(Kept { roots, releases })));
         // What is not stored now is found again by the next look of the next daemon.
         if !forgotten.is_empty() {
             self.store(Job::Write(forgotten), Pending::Nothing);
@@ -69,7 +71,7 @@ impl Loop {
     /// Of services, runs of jobs, those that still wait included, and one-offs: servers of databases run from no artifact.
     fn running_releases(&self) -> BTreeSet<(AppKey, ReleaseNumber)> {
         let lives = |seen: &InstanceObservation| match seen.phase {
-            Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => true,
+            Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => true,
             Phase::Exited(_) | Phase::Refused(_) => false,
         };
         let slots = self.node.instances.iter().filter(|(_, seen)| lives(seen)).map(|(id, _)| &id.slot);

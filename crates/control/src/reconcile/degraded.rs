@@ -133,7 +133,7 @@ impl Degraded {
         }
         let ended = |phase: &Phase| match phase {
             Phase::Exited(_) | Phase::Refused(_) => true,
-            Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
+            Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
         };
         if self.node.instances.values().all(|instance| ended(&instance.phase)) {
             for ticket in std::mem::take(tickets) {

@@ -95,7 +95,7 @@ impl Loop {
         let new = |owner: &Owner| Entry { limits: limits_of(owner), ..Entry::default() };
         for (id, seen) in &self.node.instances {
             let uses = match seen.phase {
-                Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => {
+                Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => {
                     seen.usage.memory
                 }
                 Phase::Exited(_) | Phase::Refused(_) => continue,

@@ -236,7 +236,7 @@ impl Loop {
         let (pid, port, since) = match seen.map(|seen| &seen.phase) {
             Some(Phase::Running { pid, port, since }) => (Some(*pid), Some(port.get()), Some(since.0)),
             Some(Phase::Stopping { pid, port }) => (Some(*pid), Some(port.get()), None),
-            Some(Phase::Preparing | Phase::Starting | Phase::Exited(_) | Phase::Refused(_)) | None => {
+            Some(Phase::Preparing(_) | Phase::Starting | Phase::Exited(_) | Phase::Refused(_)) | None => {
                 (None, None, None)
             }
         };
@@ -252,6 +252,7 @@ impl Loop {
                 is_out.then(|| format!("gets no requests for a while: {FAILURES} in a row have failed"))
             }),
             pid,
+            container: seen.and_then(|seen| seen.container.clone()),
             port,
             since,
             restarts: status.restarts,

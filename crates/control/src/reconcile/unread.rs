@@ -267,7 +267,7 @@ impl Loop {
     /// What runs before a release of it that cannot be read: two of them would change the same data at once.
     pub(crate) fn unread_before(&self, key: &AppKey) -> impl Iterator<Item = &InstanceId> {
         let lives = |id: &InstanceId| match self.node.instances.get(id).map(|seen| &seen.phase) {
-            Some(Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) => true,
+            Some(Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) => true,
             Some(Phase::Exited(_) | Phase::Refused(_)) | None => false,
         };
         let is_before = |id: &InstanceId| Task::of_service(&id.slot.service) == Some(Task::Before);
@@ -322,6 +322,6 @@ impl Loop {
 fn port_of(seen: &InstanceObservation) -> Option<Port> {
     match seen.phase {
         Phase::Running { port, .. } | Phase::Stopping { port, .. } => Some(port),
-        Phase::Preparing | Phase::Starting | Phase::Exited(_) | Phase::Refused(_) => None,
+        Phase::Preparing(_) | Phase::Starting | Phase::Exited(_) | Phase::Refused(_) => None,
     }
 }

@@ -6,8 +6,9 @@ use super::*;
 fn kept(world: &World) -> Vec<u8> {
     let keep = world.kept.as_ref().expect("something was collected");
     let number = |root: &PathBuf| root.file_name()?.to_str()?.parse().ok();
-    let artifacts = keep.iter().filter(|path| path.components().any(|part| part.as_os_str() == "artifacts"));
+    let artifacts = keep.roots.iter().filter(|path| path.components().any(|part| part.as_os_str() == "artifacts"));
     let mut numbers: Vec<u8> = artifacts.filter_map(number).collect();
+    assert!(keep.releases.iter().all(|(key, _)| *key == shop()), "{keep:?}");
     numbers.sort_unstable();
     numbers
 }

@@ -103,7 +103,8 @@ fn node(mut desired: watch::Receiver<Arc<NodeDesired>>) -> watch::Receiver<Arc<O
                 let health = HealthState::Passing { since };
                 let (alive, unenforced) = (HealthState::Unknown, vec!["memory limit".to_owned()]);
                 let usage = Usage { memory: Bytes(4096), cpu_us: 2_500_000 };
-                let seen = InstanceObservation { phase, health, alive, usage, unenforced, dropped_lines: 0 };
+                let seen =
+                    InstanceObservation { phase, health, alive, usage, unenforced, dropped_lines: 0, container: None };
                 runs.then(|| (id.clone(), seen))
             };
             let instances = orders.iter().filter_map(observed).collect();

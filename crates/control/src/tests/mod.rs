@@ -568,7 +568,7 @@ impl World {
         };
         let alive = HealthState::Unknown;
         let (usage, unenforced) = (Usage::default(), Vec::new());
-        InstanceObservation { phase, health, alive, usage, unenforced, dropped_lines: 0 }
+        InstanceObservation { phase, health, alive, usage, unenforced, dropped_lines: 0, container: None }
     }
 
     fn behave_as_run(&mut self, id: &InstanceId) -> InstanceObservation {
@@ -582,7 +582,15 @@ impl World {
             }
         };
         let (health, alive) = (HealthState::Unknown, HealthState::Unknown);
-        InstanceObservation { phase, health, alive, usage: Usage::default(), unenforced: Vec::new(), dropped_lines: 0 }
+        InstanceObservation {
+            phase,
+            health,
+            alive,
+            usage: Usage::default(),
+            unenforced: Vec::new(),
+            dropped_lines: 0,
+            container: None,
+        }
     }
 
     /// The run that is under way ends by itself.

@@ -71,6 +71,18 @@ impl App {
             }
         }
     }
+
+    /// The system packages that the build of a service names; in it may run other services, too.
+    pub fn packages(&self, service: &ServiceName) -> &[String] {
+        let Some(service) = self.services.get(service) else { return &[] };
+        let built = match &service.origin {
+            Origin::BuildOf(other) => self.services.get(other),
+            Origin::Folder { .. } | Origin::Image(_) | Origin::Dockerfile { .. } | Origin::Static { .. } => {
+                Some(service)
+            }
+        };
+        built.map_or(&[], |built| &built.packages)
+    }
 }
 
 /// The service that is meant where several would do.

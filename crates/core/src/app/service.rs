@@ -12,7 +12,7 @@ pub struct Service {
     pub origin: Origin,
     /// Omitted: detected. Never set for static files.
     pub run: Option<Command>,
-    /// System packages that the build needs.
+    /// System packages that the app needs, to be built or to run.
     pub packages: Vec<String>,
     /// `python 3.11`, recorded with the release.
     pub runtime: Option<String>,

@@ -5,16 +5,17 @@ mod busy;
 mod failure;
 mod observation;
 mod order;
+mod preparing;
 mod slot;
 mod slots;
 mod status;
 
-pub(crate) use slot::PREPARE_LIMIT;
+pub(crate) use preparing::Preparing;
 
 pub use busy::{Activity, Busy};
 pub use failure::{Failure, FailureCause};
 pub use observation::{
-    DiskObservation, DiskPlace, Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage,
+    Awaited, DiskObservation, DiskPlace, Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage,
     VolumeObservation,
 };
 pub use order::{

@@ -55,12 +55,14 @@ pub struct InstanceObservation {
     pub unenforced: Vec<String>,
     /// Log lines lost because the disk could not take them.
     pub dropped_lines: u64,
+    /// What its engine calls the container that it is.
+    pub container: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
-    /// What it is started from is made first: the image of its container.
-    Preparing,
+    /// What it is started from, or by, is not there yet.
+    Preparing(Awaited),
     /// The shim is being started.
     Starting,
     Running {
@@ -77,6 +79,27 @@ pub enum Phase {
     Exited(Exit),
     /// It could not be started at all.
     Refused(Fault),
+}
+
+/// What a container needs before it can start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Awaited {
+    /// Images of others are made before its own.
+    Turn,
+    /// Its image is made.
+    Image,
+    /// Its engine does not answer.
+    Engine { why: String },
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Turn => f.write_str("image: others are made before it"),
+            Self::Image => f.write_str("image: being made"),
+            Self::Engine { why } => write!(f, "engine: {why}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

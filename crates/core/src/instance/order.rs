@@ -25,6 +25,8 @@ pub struct InstanceSpec {
     pub secret_files: Vec<SecretFile>,
     /// The `PATH` of its build, whatever `env` says: what lies beside those programs is shown to it. `None`: the system's.
     pub tools: Option<String>,
+    /// System packages that it may start programs of.
+    pub packages: Vec<String>,
     pub port: PortChoice,
     pub reach: Reach,
     /// What it speaks on its port.

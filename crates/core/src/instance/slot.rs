@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff;
+use super::preparing::Preparing;
 use super::{
     Failure, FailureCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase,
     SlotState, SlotStatus, WaitsOn, Wanted,
@@ -33,9 +34,6 @@ pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// The node must get a process to run in this time; the service's own grace counts from there.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
-
-/// And so long for what it says that must be made first: as long as builds have, unless a server says otherwise.
-pub(crate) const PREPARE_LIMIT: Duration = Duration::from_secs(900);
 
 /// A ready instance whose health fails this often in a row gets no new requests. One slow answer changes nothing.
 pub(super) const UNREADY_AFTER: u32 = 3;
@@ -98,8 +96,8 @@ pub(super) struct Slot {
     drain: Duration,
     /// The node has reported this incarnation.
     seen: bool,
-    /// Since when the node makes what it is started from.
-    preparing: Option<Mono>,
+    /// What the node waits for.
+    preparing: Option<Preparing>,
     /// It ran before this machine did.
     inherited: Option<Mono>,
     /// It was ready, or may have been.
@@ -119,7 +117,7 @@ pub(super) struct Slot {
 pub(super) fn is_gone(seen: &InstanceObservation) -> bool {
     match seen.phase {
         Phase::Exited(_) | Phase::Refused(_) => true,
-        Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
+        Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
     }
 }
 
@@ -201,7 +199,7 @@ impl Slot {
         matches!(self.state, State::Draining { .. })
     }
 
-    /// What it is started from is made.
+    /// What it is started from is not there yet.
     pub(super) fn is_preparing(&self) -> bool {
         matches!(self.state, State::Starting { running: None, .. }) && self.preparing.is_some()
     }
@@ -356,11 +354,10 @@ impl Slot {
     fn starting(&mut self, ordered: Mono, running: Option<Mono>, seen: Option<&InstanceObservation>, now: Mono) {
         let up = seen.filter(|seen| matches!(seen.phase, Phase::Running { .. }));
         let Some(seen) = up else {
-            let prepares = seen.is_some_and(|seen| seen.phase == Phase::Preparing);
             let was = self.preparing.take();
-            self.preparing = prepares.then(|| was.unwrap_or(now));
-            // What has been made is started in the time of any other.
-            let ordered = if was.is_some() && !prepares { now } else { ordered };
+            self.preparing = seen.and_then(|seen| Preparing::next(was.as_ref(), &seen.phase, now));
+            // What is there now is started in the time of any other.
+            let ordered = if was.is_some() && self.preparing.is_none() { now } else { ordered };
             self.state = State::Starting { ordered, running };
             let (from, within) = self.start_limit(ordered);
             if now >= from + within {
@@ -389,7 +386,7 @@ impl Slot {
 
     /// How long the node has, and from when on.
     fn start_limit(&self, ordered: Mono) -> (Mono, Duration) {
-        self.preparing.map_or((ordered, START_LIMIT), |since| (since, PREPARE_LIMIT))
+        self.preparing.as_ref().map_or((ordered, START_LIMIT), Preparing::limit)
     }
 
     fn serving(&mut self, seen: Option<&InstanceObservation>, now: Mono) {
@@ -515,8 +512,10 @@ impl Slot {
         match self.state {
             State::Stopped => self.predecessor.clone().map(WaitsOn::Predecessor),
             State::Ready { .. } => None,
-            State::Starting { ordered, running: None } => Some(match self.preparing {
-                Some(since) => WaitsOn::Image { since: now.since(since) },
+            State::Starting { ordered, running: None } => Some(match &self.preparing {
+                Some(Preparing { since, awaited }) => {
+                    WaitsOn::Preparation { awaited: awaited.clone(), since: now.since(*since) }
+                }
                 None => WaitsOn::Start { since: now.since(ordered) },
             }),
             State::Starting { running: Some(running), .. } => {
@@ -556,7 +555,7 @@ fn cause(seen: Option<&InstanceObservation>) -> FailureCause {
     match seen.map(|seen| &seen.phase) {
         Some(Phase::Exited(exit)) => FailureCause::Exited(exit.cause.clone()),
         Some(Phase::Refused(fault)) => FailureCause::Refused(fault.clone()),
-        Some(Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) | None => {
+        Some(Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) | None => {
             FailureCause::Lost
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Failure;
+use super::{Awaited, Failure};
 use crate::id::{InstanceId, Port};
 
 /// The six states of a slot.
@@ -48,8 +48,8 @@ impl fmt::Display for SlotState {
 /// What a slot that is not ready waits on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitsOn {
-    /// The image of its container is made.
-    Image { since: Duration },
+    /// What it is started from, or by, is not there yet.
+    Preparation { awaited: Awaited, since: Duration },
     /// The node has not started the process yet.
     Start { since: Duration },
     /// It runs; its health has not passed yet.
@@ -73,7 +73,7 @@ pub enum WaitsOn {
 impl fmt::Display for WaitsOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Image { since } => write!(f, "image: being made for {}", Rough(*since)),
+            Self::Preparation { awaited, since } => write!(f, "{awaited}, for {}", Rough(*since)),
             Self::Start { since } => write!(f, "start: ordered {} ago", Rough(*since)),
             Self::Health { reason: Some(reason), since, grace } => {
                 write!(f, "health: {reason}, {} of {}", Rough(*since), Rough(*grace))

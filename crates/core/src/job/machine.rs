@@ -18,7 +18,7 @@ use super::clock::{Change, Clock};
 use super::run::{Ended, Finished, Outcome, Run, RunId, Stage, Task, TaskKey, Trigger};
 use crate::app::Schedule;
 use crate::id::{AppKey, InstanceId, ReleaseNumber, RunNumber};
-use crate::instance::{Exit, InstanceOrder, InstanceSpec, Observations, PREPARE_LIMIT, Phase};
+use crate::instance::{Exit, InstanceOrder, InstanceSpec, Observations, Phase, Preparing};
 use crate::time::{Humane, Mono, Timestamp};
 
 /// A run that was ordered, never seen, and is to stop is believed not to exist after this long.
@@ -155,8 +155,8 @@ struct Entry {
     held: Option<String>,
     /// The node has reported it.
     seen: bool,
-    /// Since when the node makes what it is started from.
-    preparing: Option<Mono>,
+    /// What the node waits for.
+    preparing: Option<Preparing>,
     /// The node may be asked to start it: not one that an earlier daemon, or an earlier boot, may have started.
     startable: bool,
     /// Somebody wants it to end.
@@ -487,10 +487,12 @@ impl Entry {
     /// What the node tells of it.
     fn follow(&mut self, phase: &Phase, now: Moment, effects: &mut Vec<Effect>) {
         match phase {
-            Phase::Preparing => {
-                let since = *self.preparing.get_or_insert(now.mono);
-                if let State::Recorded { ordered: Some(at) } = &mut self.state {
-                    *at = now.mono.min(since + PREPARE_LIMIT);
+            Phase::Preparing(_) => {
+                self.preparing = Preparing::next(self.preparing.as_ref(), phase, now.mono);
+                if let State::Recorded { ordered: Some(at) } = &mut self.state
+                    && let Some((from, within)) = self.preparing.as_ref().map(Preparing::limit)
+                {
+                    *at = now.mono.min(from + within);
                 }
             }
             Phase::Starting | Phase::Stopping { .. } => {}
@@ -505,22 +507,28 @@ impl Entry {
                 }
             }
             Phase::Exited(exit) => self.exited(exit, effects),
-            Phase::Refused(fault) => self.end(Outcome::Refused(fault.clone()), now.wall, Vec::new(), effects),
+            Phase::Refused(fault) => {
+                // One that was told to stop is not begun any more.
+                let outcome = self.told_to().unwrap_or_else(|| Outcome::Refused(fault.clone()));
+                self.end(outcome, now.wall, Vec::new(), effects);
+            }
+        }
+    }
+
+    /// How one ends that was told to.
+    fn told_to(&self) -> Option<Outcome> {
+        match self.state {
+            State::Stopping { why: Why::TimedOut, .. } => Some(Outcome::TimedOut),
+            State::Stopping { why: Why::Asked, .. } => Some(Outcome::Stopped),
+            State::Recording | State::Recorded { .. } | State::Running { .. } | State::Ended(_) => None,
         }
     }
 
     fn exited(&mut self, exit: &Exit, effects: &mut Vec<Effect>) {
         let late = self.run.began.is_some_and(|began| exit.at.since(began) >= self.run.timeout);
-        let told = match self.state {
-            State::Stopping { why: Why::TimedOut, .. } => Outcome::TimedOut,
-            State::Stopping { why: Why::Asked, .. } => Outcome::Stopped,
-            // An earlier daemon has told it to end.
-            State::Recording | State::Recorded { .. } | State::Running { .. } | State::Ended(_) if late => {
-                Outcome::TimedOut
-            }
-            State::Recording | State::Recorded { .. } | State::Running { .. } | State::Ended(_) => Outcome::Stopped,
-        };
-        let outcome = Outcome::of(&exit.cause).unwrap_or(told);
+        // An earlier daemon may have told it to end.
+        let told = || self.told_to().unwrap_or(if late { Outcome::TimedOut } else { Outcome::Stopped });
+        let outcome = Outcome::of(&exit.cause).unwrap_or_else(told);
         let last_lines = if outcome == Outcome::Succeeded { Vec::new() } else { exit.last_lines.clone() };
         self.end(outcome, exit.at, last_lines, effects);
     }
@@ -559,7 +567,10 @@ impl Entry {
             (State::Recording, _) => on("the store"),
             (State::Ended(_), _) => on("the store to have its end"),
             (State::Recorded { ordered: None }, Some(held)) => on(held),
-            (State::Recorded { .. }, _) => on("the node"),
+            (State::Recorded { .. }, _) => match &self.preparing {
+                Some(Preparing { awaited, .. }) => on(&awaited.to_string()),
+                None => on("the node"),
+            },
             (State::Running { .. }, _) => Stage::Running,
             (State::Stopping { .. }, _) => Stage::Stopping,
         }

@@ -2,6 +2,7 @@
 
 mod artifact;
 mod image;
+mod kept;
 mod on_envoy;
 pub mod plan;
 mod references;
@@ -13,6 +14,7 @@ pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, For
 pub use image::{
     DEFAULT_REGISTRY, ImageDigest, ImageRef, Reference, ReferenceError as ImageReferenceError, Repository,
 };
+pub use kept::Kept;
 pub use on_envoy::unsupported_by;
 pub use references::{
     Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, reads_metrics, resolve, resolve_job,

@@ -55,6 +55,8 @@ const STARTS_READY: &str =
 const ONE_PORT: &str = "only one process can have a `port`: two releases of the service cannot stand beside each other";
 const ONLY_TEXT: &str = "a build of static files is given plain text only: what it is given is published";
 const ONE_NUMBER: &str = "`min` and `max` are the same number: there is nothing to scale";
+const IMAGE: &str =
+    "a server runs what it builds: say it of the environment that is a cluster, `[environment.NAME.image]`";
 const NO_BACKUP: &str = "backups are not made yet";
 const NO_LATENCY: &str = "objectives of latency are not watched yet; `availability` is";
 const NO_WEBHOOK: &str = "alerts go out by Alertmanager: `bowline add alertmanager`";
@@ -146,7 +148,7 @@ impl Found {
         let slo = app.slo.as_ref();
         self.add(slo.is_some_and(|slo| slo.latency.is_some()), "slo.latency", NO_LATENCY);
         self.add(slo.is_some_and(|slo| slo.notify.is_some()), "slo.notify", NO_WEBHOOK);
-        self.add(app.image.is_some(), "image", "images are not built yet");
+        self.add(app.image.is_some(), "image", IMAGE);
         let sink = match &app.logs {
             Some(LogSink::Otlp) => {
                 "where the server has a collector (`[otlp]` of server.toml), the logs of all apps go there"

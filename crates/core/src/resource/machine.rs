@@ -481,7 +481,7 @@ impl Resources {
         let (pid, since) = match seen.map(|seen| &seen.phase) {
             Some(Phase::Running { pid, since, .. }) => (Some(*pid), Some(*since)),
             Some(Phase::Stopping { pid, .. }) => (Some(*pid), None),
-            Some(Phase::Preparing | Phase::Starting | Phase::Exited(_) | Phase::Refused(_)) | None => (None, None),
+            Some(Phase::Preparing(_) | Phase::Starting | Phase::Exited(_) | Phase::Refused(_)) | None => (None, None),
         };
         ResourceObservation {
             phase,
@@ -512,7 +512,7 @@ impl Resources {
 fn is_gone(seen: &InstanceObservation) -> bool {
     match seen.phase {
         Phase::Exited(_) | Phase::Refused(_) => true,
-        Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
+        Phase::Preparing(_) | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
     }
 }
 

@@ -341,7 +341,8 @@ impl Round {
         let fails = |status: &SlotStatus| {
             status.failure.as_ref().is_some_and(|failure| is_enough(status.crashes, &failure.cause))
         };
-        let is_made = |status: &SlotStatus| matches!(status.waits_on, Some(WaitsOn::Image { .. })) && !fails(status);
+        let is_made =
+            |status: &SlotStatus| matches!(status.waits_on, Some(WaitsOn::Preparation { .. })) && !fails(status);
         if self.open(i).into_iter().any(|slot| self.status(&service, slot).is_some_and(is_made)) {
             self.made = now;
         }

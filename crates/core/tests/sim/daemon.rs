@@ -1251,6 +1251,7 @@ fn spec(pool: &PoolId, app: &App, config: ReleaseNumber) -> InstanceSpec {
         env: [("CONFIG".to_owned(), config_of(config))].into(),
         secret_files: Vec::new(),
         tools: None,
+        packages: Vec::new(),
         port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
         reach: Reach::Edge,
         protocol: service.protocol,

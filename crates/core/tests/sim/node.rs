@@ -106,6 +106,7 @@ impl Proc {
             usage: Usage { cpu_us: u64::try_from(self.used.as_micros()).unwrap(), ..Usage::default() },
             unenforced: Vec::new(),
             dropped_lines: 0,
+            container: None,
         }
     }
 

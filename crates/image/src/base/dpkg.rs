@@ -26,6 +26,8 @@ pub struct Package {
     pub architecture: String,
     /// Of each, the first that is there.
     depends: Vec<Vec<String>>,
+    /// `libdevel`
+    section: String,
     provides: Vec<String>,
     /// Files that may be changed on the machine, and the sums that they came with: they are in no other list of sums.
     pub(super) settings: BTreeMap<String, String>,
@@ -73,7 +75,22 @@ impl Packages {
     }
 }
 
+/// As Debian's policy has such packages named (8.4).
+pub(super) fn is_of_headers(package: &str) -> bool {
+    package.ends_with("-dev")
+}
+
+/// Sections of compilers and headers (Debian policy, 2.4).
+const FOR_BUILDS: [&str; 2] = ["devel", "libdevel"];
+
 impl Package {
+    /// No program that has been built uses it.
+    pub fn is_for_builds(&self) -> bool {
+        // `contrib/devel`
+        let section = self.section.rsplit('/').next().unwrap_or_default();
+        FOR_BUILDS.contains(&section) || is_of_headers(&self.name)
+    }
+
     fn parse(paragraph: &str, architecture: &str) -> Option<Self> {
         // What goes on over lines has none of these fields.
         let fields: BTreeMap<&str, &str> = paragraph
@@ -94,6 +111,7 @@ impl Package {
             version: get("Version")?.to_owned(),
             architecture: own.to_owned(),
             depends,
+            section: get("Section").unwrap_or_default().to_owned(),
             settings: conffiles(paragraph),
             provides: get("Provides").map(relation).unwrap_or_default().into_iter().flatten().collect(),
         })

@@ -88,7 +88,8 @@ impl Machine {
             let (wanted, here) = (wanted.clone(), self.platform.architecture.clone());
             return Err(BaseError::Foreign { wanted, here });
         }
-        let owners = self.owners(needs)?;
+        let mut owners = self.owners(needs)?;
+        owners.extend(needs.packages.iter().cloned());
         let shell = needs.has_shell().then_some(WITH_SHELL).into_iter().flatten();
         let packages = self.packages.closure(owners.iter().map(String::as_str).chain(ALWAYS).chain(shell));
         let mut base = MachineBase {
@@ -185,6 +186,13 @@ impl Machine {
             (None, Some(library)) => Err(BaseError::NoLibrary(library.clone())),
             (None, None) => Ok(owners),
         }
+    }
+
+    /// Those that are not for builds alone.
+    pub(super) fn used_by_programs(&self, names: &[&String]) -> Result<Vec<String>, BaseError> {
+        let found = |name: &&String| self.packages.get(name).ok_or_else(|| BaseError::NoPackage((*name).clone()));
+        let all: Vec<&Package> = names.iter().map(found).collect::<Result<_, _>>()?;
+        Ok(all.into_iter().filter(|package| !package.is_for_builds()).map(|package| package.name.clone()).collect())
     }
 
     /// `python3.11` for `python3.11-minimal`, where it is there.
@@ -404,7 +412,7 @@ mod tests {
 
     fn needs(programs: &[&str], libraries: &[&str]) -> Needs {
         let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Needs { architecture: None, programs: all(programs), libraries: all(libraries) }
+        Needs { programs: all(programs), libraries: all(libraries), ..Needs::default() }
     }
 
     #[test]
@@ -503,8 +511,31 @@ mod tests {
         assert!(matches!(base(&needs(&["/usr/bin/stray"], &[])), BaseError::NoOwner(path) if path == "/usr/bin/stray"));
         assert!(matches!(base(&needs(&[], &["lib.so.2"])), BaseError::NoLibrary(name) if name == "lib.so.2"));
         assert!(matches!(base(&needs(&["/usr/bin/none"], &[])), BaseError::Read { .. }));
+        let absent = Needs::default().with_packages(&["absent".to_owned()], &root).unwrap_err();
+        assert!(matches!(absent, BaseError::NoPackage(name) if name == "absent"));
         let foreign = Needs { architecture: Some("riscv64".into()), ..Needs::default() };
         assert!(matches!(base(&foreign), BaseError::Foreign { .. }));
+    }
+
+    #[test]
+    fn a_base_has_the_packages_that_an_app_names_but_for_those_of_builds() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        machine(&root);
+        let named = ["tool", "lib1-headers", "lib1-dev"].map(str::to_owned);
+        let status = root.join(DPKG).join("status");
+        let host = Platform::host().architecture;
+        let more = [("lib1-headers", "contrib/libdevel"), ("lib1-dev", "python")].map(|(name, section)| {
+            let rest = format!("Architecture: {host}\nSection: {section}\nVersion: 1\nDepends: lib2");
+            format!("\nPackage: {name}\nStatus: install ok installed\n{rest}\n")
+        });
+        fs::write(&status, fs::read_to_string(&status).unwrap() + &more.concat()).unwrap();
+        let needs = Needs::default().with_packages(&named, &root).unwrap();
+        let base = Machine::look(&root).unwrap().base(&needs).unwrap();
+        let names: Vec<&str> = base.packages.iter().map(|package| package.name.as_str()).collect();
+        assert_eq!(names, ["ca-certificates", "lib1", "tool", "tzdata"], "with what they need");
+        let of_builds = ["lib1-headers", "gone-dev"].map(str::to_owned);
+        assert!(Needs::default().with_packages(&of_builds, &root).unwrap().is_nothing());
     }
 
     #[test]

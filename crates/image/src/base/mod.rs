@@ -34,6 +34,8 @@ pub struct Needs {
     pub programs: BTreeSet<String>,
     /// `libc.so.6`.
     pub libraries: BTreeSet<String>,
+    /// Whole packages, by name, for what is started by nothing that can be read here.
+    pub packages: BTreeSet<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,8 @@ pub enum BaseError {
     NoOwner(String),
     #[error("the library {0} is of no package of this machine, and the app does not have it")]
     NoLibrary(String),
+    #[error("the package {0} is not installed on this machine")]
+    NoPackage(String),
     #[error("this machine has no packages of Debian")]
     NoPackages(#[source] io::Error),
     #[error("the app is for {wanted}, and this machine's packages are for {here}")]
@@ -75,6 +79,9 @@ impl From<BaseError> for Fault {
                 fault.hint("install it as a package of Debian, or say what it stands on by a `dockerfile`")
             }
             BaseError::NoLibrary(_) => fault.hint("install the package that has it, and build again"),
+            BaseError::NoPackage(name) => {
+                fault.hint(format!("install it (apt-get install {name}), or leave it out of `packages`"))
+            }
             BaseError::NoProgram(_) => fault.hint("say in `run` what the build makes, or install its package"),
             BaseError::Elf { .. } | BaseError::Architectures { .. } => {
                 fault.hint("build it for this machine's architecture, or say what it stands on by a `dockerfile`")
@@ -166,9 +173,21 @@ impl Needs {
         self.program(Sought { trees, path: start.path, root }, program, MAX_SCRIPTS)
     }
 
+    /// And of these packages of the machine those that more than a build uses.
+    ///
+    /// # Errors
+    /// One of them is not installed.
+    pub fn with_packages(mut self, names: &[String], root: &Path) -> Result<Self, BaseError> {
+        let names: Vec<&String> = names.iter().filter(|name| !dpkg::is_of_headers(name)).collect();
+        if !names.is_empty() {
+            self.packages.extend(Machine::look(root)?.used_by_programs(&names)?);
+        }
+        Ok(self)
+    }
+
     /// The kernel is enough.
     pub fn is_nothing(&self) -> bool {
-        self.programs.is_empty() && self.libraries.is_empty()
+        self.programs.is_empty() && self.libraries.is_empty() && self.packages.is_empty()
     }
 
     /// Something of it is a script of a shell, or a line for one.

@@ -94,9 +94,30 @@ pub(super) fn said(body: &[u8]) -> Option<String> {
     Some(text.chars().filter(|c| !c.is_control()).take(MOST).collect())
 }
 
+/// Whether a registry that answers 404 says that it has not got what was asked for. Without these words it may be another server, or a
+/// mirror's name.
+pub(super) fn is_absence(body: &[u8]) -> bool {
+    let document: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let code = document.as_ref().and_then(|document| document.pointer("/errors/0/code")?.as_str());
+    code.is_some_and(|code| ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND"].contains(&code))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registry_says_itself_that_it_has_not_got_something() {
+        let check = |body: &str, expected: bool| assert_eq!(is_absence(body.as_bytes()), expected, "{body}");
+        for code in ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND"] {
+            check(&format!(r#"{{"errors":[{{"code":"{code}","message":"unknown"}}]}}"#), true);
+        }
+        check(r#"{"errors":[{"code":"DENIED"},{"code":"NAME_UNKNOWN"}]}"#, false);
+        check(r#"{"code":"NOT_FOUND"}"#, false);
+        check(r#"{"errors":[]}"#, false);
+        check("<html>404 not found</html>", false);
+        check("", false);
+    }
 
     #[test]
     fn a_registrys_words_are_bounded() {

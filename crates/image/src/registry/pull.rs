@@ -6,10 +6,10 @@ use bowline_core::release::{ImageDigest, Reference};
 use hyper::Method;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 
-use super::error::RegistryError;
+use super::error::{RegistryError, is_absence, said};
 use super::http::Answer;
 use super::push::{DIGEST, agrees, pause};
-use super::remote::{Ask, Remote, refused};
+use super::remote::{Ask, MAX_WORDS, Remote, refused};
 use crate::blob::{Blob, Blobs, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
 use crate::document::{Index, is_index, media};
@@ -32,17 +32,24 @@ pub(super) struct Document {
     pub(super) bytes: Vec<u8>,
 }
 
+/// What 404 was said with.
+struct Words {
+    what: String,
+    body: Vec<u8>,
+}
+
 impl Remote {
-    /// What a name leads to now; `None`: to nothing. A list of images has a digest of its own.
+    /// What a name leads to now; `None`: to nothing, by the registry's own words. A list of images has a digest of its own.
     ///
     /// # Errors
-    /// The registry cannot be reached or refuses.
+    /// The registry cannot be reached or refuses, or what answers 404 does not say as a registry does that it has not got it.
     pub async fn head(&mut self, name: &Reference) -> Result<Option<ImageDigest>, RegistryError> {
         let ask = Ask::new(Method::HEAD, self.place(&format!("manifests/{}", name.wanted())));
         let ask = ask.accept(&MANIFESTS.join(", "))?;
         let answer = self.ask(&ask).await?;
         match answer.status.as_u16() {
-            404 => return Ok(None),
+            // The answer to HEAD has no words.
+            404 => return self.worded(name).await,
             200 => {}
             _ => return Err(refused(&ask, answer).await),
         }
@@ -55,10 +62,16 @@ impl Remote {
                 }
             }
             // It does not say: its bytes do.
-            Some(Err(_)) | None => {
-                let found = self.document(&name.wanted(), name.digest.map(|digest| BlobDigest(digest.0))).await?;
-                Ok(found.map(|document| document.digest.into()))
-            }
+            Some(Err(_)) | None => self.worded(name).await,
+        }
+    }
+
+    /// The same by a whole answer.
+    async fn worded(&mut self, name: &Reference) -> Result<Option<ImageDigest>, RegistryError> {
+        match self.answered(&name.wanted(), name.digest.map(|digest| BlobDigest(digest.0))).await? {
+            Ok(document) => Ok(Some(document.digest.into())),
+            Err(words) if is_absence(&words.body) => Ok(None),
+            Err(Words { what, body }) => Err(RegistryError::Refused { what, status: 404, said: said(&body) }),
         }
     }
 
@@ -102,19 +115,30 @@ impl Remote {
         Ok(image)
     }
 
-    /// `None`: it is not there.
+    /// `None`: it is answered 404.
     pub(super) async fn document(
         &mut self,
         wanted: &str,
         pinned: Option<BlobDigest>,
     ) -> Result<Option<Document>, RegistryError> {
+        Ok(self.answered(wanted, pinned).await?.ok())
+    }
+
+    async fn answered(
+        &mut self,
+        wanted: &str,
+        pinned: Option<BlobDigest>,
+    ) -> Result<Result<Document, Words>, RegistryError> {
         let ask = Ask::new(Method::GET, self.place(&format!("manifests/{wanted}")));
         let ask = ask.accept(&MANIFESTS.join(", "))?;
         let mut tries = 0;
         let mut answer = loop {
             tries += 1;
             let failed = match self.ask(&ask).await {
-                Ok(answer) if answer.status.as_u16() == 404 => return Ok(None),
+                Ok(mut answer) if answer.status.as_u16() == 404 => {
+                    let body = answer.document(MAX_WORDS).await.unwrap_or_default();
+                    return Ok(Err(Words { what: ask.words(), body }));
+                }
                 Ok(answer) if answer.status.as_u16() == 200 => break answer,
                 Ok(answer) => refused(&ask, answer).await,
                 Err(error) => error,
@@ -133,7 +157,7 @@ impl Remote {
             let why = "it can be read as an image and as a list of them";
             return Err(RegistryError::Answer { what: "a manifest".to_owned(), why });
         }
-        Ok(Some(Document { media, digest, bytes }))
+        Ok(Ok(Document { media, digest, bytes }))
     }
 
     /// A blob that is not here yet.

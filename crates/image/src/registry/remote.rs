@@ -16,7 +16,7 @@ use super::http::{Answer, Content, Http, HttpError};
 use super::place::Place;
 
 /// Of an answer that refuses, or that gives a token, in bytes.
-const MAX_WORDS: usize = 128 << 10;
+pub(super) const MAX_WORDS: usize = 128 << 10;
 
 /// What is done there: it is all that is asked the right for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Ask {
     }
 
     /// For people.
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         format!("{} {}", self.method, self.place)
     }
 }

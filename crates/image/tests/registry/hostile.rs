@@ -123,6 +123,25 @@ async fn nobody_is_sent_in_circles() {
 }
 
 #[tokio::test]
+async fn not_found_is_believed_of_a_registry_alone() {
+    let check = async |body: &'static str, expected: Result<(), &str>| {
+        let stub = Stub::start(move |_| reply("404 Not Found", "", body.as_bytes())).await;
+        let name = name(stub.address.port(), "shop:1");
+        let mut remote = client().remote(&name.repository, Actions::Pull, None, None).unwrap();
+        match (remote.head(&name).await, expected) {
+            (Ok(found), Ok(())) => assert_eq!(found, None, "{body}"),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{body}: {error}"),
+            (answer, _) => panic!("{body}: {answer:?}"),
+        }
+        assert_eq!(stub.heard().len(), 2, "HEAD has no words, and a second try has no others");
+    };
+    check(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#, Ok(())).await;
+    check(r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#, Ok(())).await;
+    check("<html>nothing here</html>", Err("it answers 404 to GET")).await;
+    check(r#"{"errors":[{"code":"DENIED","message":"not yours"}]}"#, Err("DENIED, not yours")).await;
+}
+
+#[tokio::test]
 async fn a_challenge_is_taken_once() {
     let (asked, port) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counts, own) = (Arc::clone(&asked), Arc::clone(&port));

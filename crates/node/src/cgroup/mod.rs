@@ -28,7 +28,7 @@ const SHARE_OF_PROCESSES: u32 = 32;
 /// And at least so many.
 const MIN_PROCESSES: u32 = 256;
 /// The period over which processor time is measured out (the kernel's own default).
-const CPU_PERIOD_US: u64 = 100_000;
+pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel refuses less than one millisecond per period.
 const CPU_MIN_QUOTA_US: u64 = 1_000;
 /// Of the files that are read here, with room to spare: `memory.stat` has some 2,000 bytes.
@@ -66,6 +66,28 @@ impl Membership {
     pub(crate) fn doors(&self) -> Doors<'_> {
         let open = |folder: &PathBuf| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).ok();
         Doors { of: self, open: self.folders.iter().map(open).collect() }
+    }
+
+    /// Those of them that are called so, or lie below one that is: an engine that makes no groups leaves a container in somebody else's.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        let is_named = |folder: &Path| folder.iter().any(|part| part.to_string_lossy().contains(name));
+        let file = |folder: &Option<PathBuf>| folder.clone().filter(|folder| is_named(folder));
+        let limit = |of: &Option<(Version, PathBuf)>| of.clone().filter(|(_, folder)| is_named(folder));
+        Self {
+            folders: self.folders.iter().filter(|folder| is_named(folder)).cloned().collect(),
+            memory: limit(&self.memory),
+            cpu: limit(&self.cpu),
+            pids: file(&self.pids),
+            kill: file(&self.kill),
+        }
+    }
+
+    /// Nothing of it outlives one that was killed for want of memory, where the kernel knows how (version 2).
+    pub(crate) fn die_as_one(&self) {
+        if let Some((Version::Two, folder)) = &self.memory {
+            // It is as it was without that.
+            drop(set_as_one(folder));
+        }
     }
 
     /// Kills every process in it, forks in progress included.
@@ -303,7 +325,7 @@ fn set_limits(made: &Membership, limits: &Limits) -> Vec<String> {
         None => Err(io::ErrorKind::NotFound.into()),
     });
     let cpu = limits.cpu.map(|cpu| match &made.cpu {
-        Some((version, folder)) => set_cpu(*version, folder, u64::from(cpu.0) * CPU_PERIOD_US / 1000),
+        Some((version, folder)) => set_cpu(*version, folder, cpu_quota_us(cpu.0)),
         None => Err(io::ErrorKind::NotFound.into()),
     });
     let pids = match &made.pids {
@@ -321,9 +343,13 @@ fn set_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
     bound_memory(version, folder, bytes)?;
     match version {
         Version::One => Ok(()),
-        // An app that lost one worker at random is in no state that anyone tested: all of it, or none.
-        Version::Two => set_if_there(&folder.join("memory.oom.group"), "1"),
+        Version::Two => set_as_one(folder),
     }
+}
+
+/// An app that lost one worker at random is in no state that anyone tested: all of it, or none.
+fn set_as_one(folder: &Path) -> io::Result<()> {
+    set_if_there(&folder.join("memory.oom.group"), "1")
 }
 
 fn bound_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
@@ -339,8 +365,12 @@ fn bound_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-fn set_cpu(version: Version, folder: &Path, quota_us: u64) -> io::Result<()> {
-    let quota = quota_us.max(CPU_MIN_QUOTA_US);
+/// Of each period, for so many thousandths of a processor.
+pub(crate) fn cpu_quota_us(cpu: u32) -> u64 {
+    (u64::from(cpu) * CPU_PERIOD_US / 1000).max(CPU_MIN_QUOTA_US)
+}
+
+fn set_cpu(version: Version, folder: &Path, quota: u64) -> io::Result<()> {
     match version {
         Version::One => {
             fs::write(folder.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
@@ -406,6 +436,36 @@ fn look(path: &Path, find: impl Fn(&str) -> Option<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_groups_of_its_own_are_a_containers() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |folder: &str| {
+            let folder = root.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("memory.oom.group"), "0").unwrap();
+            folder
+        };
+        let (own, others) = (at("system.slice/docker-4f0c9d2e7a.scope"), at("system.slice/podman.service"));
+        let two = |folder: &PathBuf| Some((Version::Two, folder.clone()));
+        let all = Membership {
+            folders: vec![own.clone(), others.clone()],
+            memory: two(&own),
+            cpu: two(&others),
+            pids: Some(own.clone()),
+            kill: Some(others),
+        };
+        let named = all.named("4f0c9d2e7a");
+        let expected = Membership {
+            folders: vec![own.clone()],
+            memory: two(&own),
+            pids: Some(own.clone()),
+            ..Membership::default()
+        };
+        assert_eq!((named.clone(), all.named("5e00aa11bb")), (expected, Membership::default()));
+        named.die_as_one();
+        assert_eq!(fs::read_to_string(own.join("memory.oom.group")).unwrap(), "1");
+    }
 
     #[test]
     fn a_counter_is_found_among_others_and_nowhere_else() {

@@ -57,6 +57,12 @@ impl Space {
         self.free < self.reserve()
     }
 
+    /// Whether so much may be written, by whoever rules the machine.
+    fn takes(self, bytes: u64) -> bool {
+        let left = self.free.checked_sub(bytes);
+        left.is_some_and(|left| left >= Filler::Own.least(self.free, self.reserve(), 0))
+    }
+
     pub(crate) fn observed(self, growing: Option<String>) -> DiskObservation {
         let (total, free) = (Bytes(self.total), Bytes(self.free));
         DiskObservation { total, free, reserve: Bytes(self.reserve()), growing }
@@ -82,6 +88,26 @@ pub(crate) fn usage(root: &Path, most: usize) -> u64 {
         }
     }
     bytes
+}
+
+/// Before so much is written in `folder`. `end`: what becomes of it where there is no room.
+///
+/// # Errors
+/// There is not: less would be left than is kept for what serves.
+pub fn room_for(folder: &Path, bytes: u64, end: &str) -> Result<(), Fault> {
+    match Space::of(folder) {
+        Ok(space) if !space.takes(bytes) => {
+            let text = |bytes| Round(Bytes(bytes));
+            let fault = Fault::new(FaultKind::Failed, format!("the disk has too little room, and {end}"));
+            let (free, total, reserve) = (text(space.free), text(space.total), text(space.reserve()));
+            let there = format!("{free} of {total} are free in {}", folder.display());
+            Err(fault
+                .caused_by(format!("it takes {}; {there}, of which {reserve} are kept", text(bytes)))
+                .hint("free space there, or choose another folder with --state; what ran before goes on"))
+        }
+        // One that cannot be looked at says so when it is written to.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// See [`filled_up`].
@@ -215,6 +241,21 @@ mod tests {
         check(100, 100);
         check(60, 30);
         check(0, 0);
+    }
+
+    #[test]
+    fn what_is_too_large_for_a_disk_is_not_begun() {
+        // Of 100 GiB, as much is kept as is kept of it for everybody.
+        let reserve = Space { total: 100 << 30, free: 0 }.reserve();
+        let takes = |free, bytes| Space { total: 100 << 30, free }.takes(bytes);
+        assert!(takes(reserve + 10, 10) && !takes(reserve + 10, 11));
+        // It has less than that already: half of it.
+        assert!(takes(reserve / 2, reserve / 4) && !takes(reserve / 2, reserve / 4 + 1));
+        assert!(!takes(0, 1) && !takes(10, u64::MAX));
+        let folder = tempfile::tempdir().unwrap();
+        assert!(room_for(folder.path(), 1, "it is not made").is_ok());
+        let fault = room_for(folder.path(), u64::MAX / 2, "it is not made").unwrap_err();
+        assert!(fault.message.ends_with("and it is not made") && fault.hint.is_some(), "{fault:?}");
     }
 
     #[test]

@@ -36,14 +36,19 @@ pub(crate) enum Found {
 pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
     let ids = ids(&context.layout.instances());
     sweep_locks(context, &ids);
-    let found: Vec<(InstanceId, Found)> = ids.into_iter().map(|id| (id.clone(), look_at(context, &id))).collect();
+    // Asked once: while one hangs, each question takes seconds, and what runs waits to be taken up.
+    let answers = container::answers(context);
+    let found: Vec<(InstanceId, Found)> =
+        ids.into_iter().map(|id| (id.clone(), look_at(context, &id, answers))).collect();
     let in_use = found.iter().filter_map(|(id, found)| match found {
         Found::Alive { record, .. } => Some((id.clone(), record.volumes.clone())),
         Found::Ended { .. } => None,
     });
     context.volumes.settle(in_use);
     let alive = found.iter().filter(|(_, found)| matches!(found, Found::Alive { .. }));
-    container::sweep(context, alive.map(|(id, _)| id));
+    if answers {
+        container::sweep(context, alive.map(|(id, _)| id));
+    }
     let owners = found.iter().filter_map(|(id, found)| Some((id.clone(), owner(found)?))).collect();
     match context.gate.adopt(owners) {
         Ok(()) | Err(GateError::NotRoot) => {}
@@ -70,7 +75,8 @@ fn owner(found: &Found) -> Option<Owner> {
     Some(Owner { port: Port::new(record.port)?, uid: record.uid, reach })
 }
 
-fn ids(instances: &Path) -> Vec<InstanceId> {
+/// Of every incarnation that has a folder.
+pub(super) fn ids(instances: &Path) -> Vec<InstanceId> {
     let names = |folder: &Path| -> Vec<String> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -90,7 +96,8 @@ fn ids(instances: &Path) -> Vec<InstanceId> {
     found
 }
 
-fn look_at(context: &Context, id: &InstanceId) -> Found {
+/// `answers`: the engine does, or none is asked.
+fn look_at(context: &Context, id: &InstanceId, answers: bool) -> Found {
     let record = record_of(context, id);
     if let Some(record) = &record
         && let Some(shim) = alive(record)
@@ -100,7 +107,10 @@ fn look_at(context: &Context, id: &InstanceId) -> Found {
         record.child = record.child.or_else(|| procfs::children(record.pid).first().copied());
         return Found::Alive { record, shim };
     }
-    let phase = finish::conclude(context, id, record.as_ref());
+    let phase = match answers {
+        true => finish::conclude(context, id, record.as_ref()),
+        false => finish::conclude_here(context, id, record.as_ref()),
+    };
     Found::Ended { record, phase }
 }
 

@@ -9,51 +9,48 @@ use std::sync::{Mutex, PoisonError};
 
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{Digest, InstanceId, Port, SlotId};
+use bowline_core::id::{InstanceId, Port, SlotId};
 use bowline_core::instance::{EnvValue, InstanceSpec, Phase, Reach, SecretFile};
 use bowline_core::resource::ResourceKey;
 use rustix::process::{Resource, getrlimit};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::oneshot;
 
-use super::{Context, start};
+use super::awaited::{LastAnswer, Turn};
+use super::{Context, image, start};
 use crate::cage::files::Grants;
 use crate::cgroup::{self, CPU_LIMIT, MEMORY_LIMIT};
-use crate::engine::Listed;
-use crate::engine::create::{Bind, FILES, GIVEN, SECRETS, Wanted};
+use crate::engine::create::{Bind, FILES, GIVEN, LEAST_MEMORY, SECRETS, Wanted};
+use crate::engine::{BRIEF_PATIENCE, EngineError, Listed, START_PATIENCE, State};
 use crate::layout::{self, Layout};
 use crate::procfs;
-use crate::shim::contract::{Clear, Container, Entry, Record};
-use crate::{Containers, Engine, ImageRequest, Keep};
+use crate::shim::contract::{Clear, Contained, Container, Entry, Record};
+use crate::{Containers, Engine, Keep};
 
-/// Of the images that are made: another number, and all are made anew.
-const IMAGE_FORMAT: &str = "1";
 /// Of open files and processes, where the daemon is given any number. Podman has no more processes itself than the machine has numbers.
 const MOST: u64 = 1 << 20;
 /// What tells this state's containers from any others.
 const STATE_LABEL: &str = "bowline.state";
 /// Which incarnation one is of.
 const INSTANCE_LABEL: &str = "bowline.instance";
-/// Where a command is looked for when neither the build nor the file says so.
-const SEARCH: &str = "PATH";
 
 /// The engine of a node, and what is known of it.
 #[derive(Debug)]
 pub(crate) struct Engines {
     pub of: Containers,
-    /// One image is made at a time: the next one may be the same.
-    making: Mutex<()>,
+    /// An engine was told to start a container, and then neither whether it did nor to remove it.
+    left: Mutex<BTreeSet<InstanceId>>,
+    pub(super) answer: LastAnswer,
 }
 
 impl Engines {
     pub(super) fn new(of: Containers) -> Self {
-        Self { of, making: Mutex::default() }
+        Self { of, left: Mutex::default(), answer: LastAnswer::default() }
     }
 }
 
 /// Who waits while an image is made that is not there.
-#[derive(Clone, Copy)]
 pub(super) struct Preparing<'p> {
+    /// Its turn, if that was waited for.
+    pub turn: Option<Turn>,
     /// Told when it begins, and when it is over.
     pub tells: &'p dyn Fn(Phase),
     /// Asked before each part of it.
@@ -64,6 +61,17 @@ pub(super) struct Preparing<'p> {
 /// packages and as its own user.
 pub(super) fn engine<'c>(context: &'c Context, spec: &InstanceSpec) -> Option<&'c Engines> {
     context.engines.as_ref().filter(|_| spec.reach == Reach::Edge)
+}
+
+/// Nothing is begun for one that is to stop.
+pub(super) fn refuse_unwanted(spec: &InstanceSpec, preparing: &Preparing<'_>) -> Result<(), Fault> {
+    match (preparing.is_wanted)() {
+        true => Ok(()),
+        false => {
+            let fault = Fault::new(FaultKind::Failed, format!("the container of {} is not started", spec.id));
+            Err(fault.caused_by("nobody wants it any more"))
+        }
+    }
 }
 
 /// What the shim is given; blocks until its image is there.
@@ -80,10 +88,8 @@ pub(super) fn prepare(
     };
     let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
     let mut all = start::environment(context, spec, port, Path::new("/"));
-    let search = all.iter().find(|(name, _)| name == SEARCH);
-    let search = search.map(|(_, value)| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default();
     // A container that waits for somebody to join it is of the same image as those of its service.
-    let image = image(context, engines, spec, (search, making))?;
+    let image = image::have(&context.layout, engines, spec, making)?;
     let mounts = mounts(context, spec, uid).map_err(|error| failed(&error))?;
     let entry = entry(spec, &mounts);
     let paths = entry.variables.iter();
@@ -94,7 +100,7 @@ pub(super) fn prepare(
         uid,
         env,
         workdir: spec.root.clone(),
-        labels: labels(&context.layout, id),
+        labels: labels(&engines.of.state, id),
         mounts,
         memory: spec.limits.memory.map(|bytes| bytes.0),
         cpu: spec.limits.cpu.map(|cpu| cpu.0),
@@ -104,7 +110,7 @@ pub(super) fn prepare(
     };
     Ok(Container {
         socket: engines.of.engine.socket().to_owned(),
-        name: name(&context.layout, &id.slot),
+        name: name(&engines.of.state, &id.slot),
         request: wanted.request().map_err(|error| failed(&error))?,
         hidden,
         entry,
@@ -128,22 +134,30 @@ pub(super) fn unenforced(engines: &Engines, spec: &InstanceSpec) -> Result<Vec<S
         CPU_LIMIT => spec.limits.cpu.is_some(),
         _ => true,
     };
-    let lacks = engines.of.engine.look().map_err(|error| error.fault(format!("cannot start {}", spec.id)))?;
-    Ok(lacks.into_iter().filter(is_asked).collect())
+    let lacks =
+        engines.of.engine.lacks(START_PATIENCE).map_err(|error| error.fault(format!("cannot start {}", spec.id)))?;
+    let is_less = spec.limits.memory.is_some_and(|memory| memory.0 < LEAST_MEMORY);
+    let less = (is_less && !lacks.iter().any(|lack| lack == MEMORY_LIMIT)).then(|| MEMORY_LIMIT.to_owned());
+    Ok(lacks.into_iter().filter(is_asked).chain(less).collect())
+}
+
+/// What all containers of a state are labelled with.
+fn of_state(state: &str) -> String {
+    format!("{STATE_LABEL}={state}")
 }
 
 /// Of a slot, so that an engine runs one copy of it, whoever asks.
-fn name(layout: &Layout, slot: &SlotId) -> String {
+fn name(state: &str, slot: &SlotId) -> String {
     let SlotId { key, service, release, slot } = slot;
-    let name = format!("bowline-{}-{}.{}.{service}.r{release}.{slot}", layout.hash(), key.env, key.app);
+    let name = format!("bowline-{state}-{}.{}.{service}.r{release}.{slot}", key.env, key.app);
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' }).collect()
 }
 
-fn labels(layout: &Layout, id: &InstanceId) -> BTreeMap<String, String> {
+fn labels(state: &str, id: &InstanceId) -> BTreeMap<String, String> {
     let SlotId { key, service, release, slot } = &id.slot;
     let label = |name: &str, value: String| (format!("bowline.{name}"), value);
     [
-        (STATE_LABEL.to_owned(), layout.hash()),
+        (STATE_LABEL.to_owned(), state.to_owned()),
         (INSTANCE_LABEL.to_owned(), id.to_string()),
         label("env", key.env.to_string()),
         label("app", key.app.to_string()),
@@ -182,7 +196,7 @@ fn mounts(context: &Context, spec: &InstanceSpec, uid: u32) -> io::Result<Vec<Bi
     let mut all = vec![given];
     // Its own `/tmp` would lie over it.
     if spec.root.starts_with("/tmp") {
-        let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
+        let artifact = image::artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
         all.push(Bind { from: artifact.clone(), to: artifact, writable: false });
     }
     for volume in &spec.volumes {
@@ -262,141 +276,101 @@ fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Its name, once the engine has it. One that was there and is gone is made again: of the artifact, which the node keeps.
-fn image(
-    context: &Context,
-    engines: &Engines,
-    spec: &InstanceSpec,
-    (search, (command, preparing)): (String, (&Command, Preparing<'_>)),
-) -> Result<String, Fault> {
-    let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
-    let request = ImageRequest { artifact, root: spec.root.clone(), run: command.0.clone(), search };
-    let name = image_name(&context.layout, &request);
-    let what = || format!("cannot have the image of {}", spec.id);
-    let engine = &engines.of.engine;
-    let is_there = || engine.has_image(&name).map_err(|error| error.fault(what()));
-    if is_there()? {
-        return Ok(name);
-    }
-    // Another one may be made before it.
-    (preparing.tells)(Phase::Preparing);
-    let turn = engines.making.lock().unwrap_or_else(PoisonError::into_inner);
-    let wanted = || match (preparing.is_wanted)() {
-        true => Ok(()),
-        false => Err(Fault::new(FaultKind::Failed, what()).caused_by("nobody wants it any more")),
-    };
-    wanted()?;
-    if is_there()? {
-        (preparing.tells)(Phase::Starting);
-        return Ok(name);
-    }
-    let (reply, made) = oneshot::channel();
-    let ending = || Fault::new(FaultKind::Failed, what()).caused_by("the daemon ends");
-    engines.of.images.blocking_send((request, name.clone(), reply)).map_err(|_| ending())?;
-    let archive = made.blocking_recv().map_err(|_| ending())??;
-    wanted()?;
-    engine.load(&archive, &name).map_err(|error| error.fault(what()))?;
-    drop(turn);
-    wanted()?;
-    (preparing.tells)(Phase::Starting);
-    tracing::info!(instance = %spec.id, image = name, "image made");
-    Ok(name)
-}
-
-/// The folder of the artifact that a release folder is in.
-fn artifact(layout: &Layout, root: &Path) -> Option<PathBuf> {
-    let all = layout.state.join("artifacts");
-    root.strip_prefix(&all).ok()?.components().next().map(|digest| all.join(digest))
-}
-
-/// `localhost/bowline-STATE:ARTIFACT-COMMAND`: by what the image is made of.
-fn image_name(layout: &Layout, request: &ImageRequest) -> String {
-    let mut hash = Sha256::new();
-    for part in [IMAGE_FORMAT, request.run.as_str(), request.search.as_str()] {
-        hash.update(part.len().to_le_bytes());
-        hash.update(part);
-    }
-    hash.update(request.root.as_os_str().as_encoded_bytes());
-    let artifact = request.artifact.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{}:{artifact}-{}", repository(layout), Digest(hash.finalize().into()).short())
-}
-
-fn repository(layout: &Layout) -> String {
-    format!("localhost/bowline-{}", layout.hash())
-}
-
 /// Images of artifacts that are not to be kept, and containers that an engine which was away could not be told to remove. Blocks.
 pub(crate) fn collect(state: &Path, run: &Path, containers: &Containers, keep: &Keep) {
     let layout = Layout { state: state.to_owned(), run: run.to_owned() };
-    collect_containers(&layout, &containers.engine);
-    collect_images(&layout, containers, keep);
+    collect_containers(&layout, containers);
+    image::collect(&layout, containers, keep);
 }
 
 /// Whoever starts one has made the folder of its incarnation before, which is there until nothing of it is left.
-fn collect_containers(layout: &Layout, engine: &Engine) {
-    let all = match engine.containers(&format!("{STATE_LABEL}={}", layout.hash())) {
+fn collect_containers(layout: &Layout, containers: &Containers) {
+    let all = match containers.engine.containers(&of_state(&containers.state)) {
         Ok(all) => all,
         Err(error) => return tracing::debug!(%error, "old containers stay"),
     };
     let is_left = |one: &&Listed| {
         let id = one.label(INSTANCE_LABEL).and_then(|id| id.parse::<InstanceId>().ok());
-        id.is_some_and(|id| !layout.instance(&id).exists())
+        // Not those of a disk that does not answer.
+        id.is_some_and(|id| matches!(layout.instance(&id).try_exists(), Ok(false)))
     };
     // Not by name: the next incarnation has the same.
     for one in all.iter().filter(is_left) {
-        if let Err(error) = engine.remove(&one.id) {
-            tracing::debug!(container = one.name(), %error, "an old container stays");
+        match containers.engine.remove(&one.id) {
+            Ok(()) => {}
+            Err(error @ EngineError::Unreachable { .. }) => return tracing::debug!(%error, "old containers stay"),
+            Err(error) => tracing::debug!(container = one.name(), %error, "an old container stays"),
         }
     }
-}
-
-fn collect_images(layout: &Layout, containers: &Containers, keep: &Keep) {
-    let kept: BTreeSet<String> = keep
-        .iter()
-        .filter_map(|root| Some(artifact(layout, root)?.file_name()?.to_string_lossy().into_owned()))
-        .collect();
-    let all = match containers.engine.images(&repository(layout)) {
-        Ok(all) => all,
-        Err(error) => return tracing::debug!(%error, "old images stay"),
-    };
-    for name in all.iter().filter(|name| !is_of(name, &kept)) {
-        if let Err(error) = containers.engine.remove_image(name) {
-            tracing::debug!(image = name, %error, "an old image stays");
-        }
-    }
-}
-
-fn is_of(image: &str, artifacts: &BTreeSet<String>) -> bool {
-    let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);
-    tag.rsplit_once('-').is_some_and(|(artifact, _)| artifacts.contains(artifact))
 }
 
 /// What an incarnation that has ended may have left in the engine. Where it does not answer, this is done before the name is used again.
-pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>) {
+/// Whether it is gone.
+pub(super) fn remove(context: &Context, id: &InstanceId, record: Option<&Record>) -> bool {
     // The servers of databases run beside containers.
     if ResourceKey::of_slot(&id.slot).is_some() {
-        return;
+        return true;
     }
-    let engine = match (record.and_then(|record| record.container.as_ref()), &context.engines) {
-        (Some(container), _) => Engine::at(container.socket.clone()),
-        (None, Some(engines)) => engines.of.engine.clone(),
-        (None, None) => return,
+    let kept = record.and_then(|record| record.container.as_ref());
+    let removed = match (kept, &context.engines) {
+        (Some(Contained { socket, id: own, .. }), _) => remove_own(&Engine::at(socket.clone()), own),
+        // Who died before it could say which one it was.
+        (_, Some(engines)) => remove_labelled(&engines.of, id),
+        (_, None) => return true,
     };
-    // Not by name: the next incarnation may have it already.
-    let own = engine.containers(&format!("{INSTANCE_LABEL}={id}"));
-    let removed = own.and_then(|own| own.iter().try_for_each(|one| engine.remove(&one.id)));
-    if let Err(error) = removed {
+    let removed = removed.inspect_err(|error| {
         tracing::debug!(instance = %id, %error, "its container stays until its name is used again");
+    });
+    removed.is_ok()
+}
+
+/// An engine that was told to start one may do so whenever it comes to itself: it is told to remove it until it has.
+pub(super) fn leave(context: &Context, id: &InstanceId) {
+    if let Some(engines) = &context.engines {
+        engines.left.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
     }
+}
+
+/// Removes what [`leave`] was told of. Blocks.
+pub(super) fn remove_left(context: &Context) {
+    let Some(engines) = &context.engines else { return };
+    let left = || engines.left.lock().unwrap_or_else(PoisonError::into_inner);
+    let ids = std::mem::take(&mut *left());
+    let stays = |id: &InstanceId| remove_labelled(&engines.of, id).is_err();
+    let stay: Vec<InstanceId> = ids.into_iter().filter(stays).collect();
+    left().extend(stay);
+}
+
+/// Asked first: to remove one takes long, and an engine that hangs is not given as much for one that its shim has removed.
+fn remove_own(engine: &Engine, id: &str) -> Result<(), EngineError> {
+    match engine.state(id, BRIEF_PATIENCE)? {
+        State::Gone => Ok(()),
+        State::Runs { .. } | State::Ended { .. } => engine.remove(id),
+    }
+}
+
+/// Not by name: the next incarnation may have it already. And not by its instance alone: another state may have one that is called so.
+fn remove_labelled(Containers { engine, state, .. }: &Containers, id: &InstanceId) -> Result<(), EngineError> {
+    let (all, id) = (engine.containers(&of_state(state))?, id.to_string());
+    all.iter().filter(|one| one.label(INSTANCE_LABEL) == Some(id.as_str())).try_for_each(|one| engine.remove(&one.id))
+}
+
+/// Whether there is an engine that answers, or none is asked for. Blocks.
+pub(super) fn answers(context: &Context) -> bool {
+    let Some(engines) = &context.engines else { return true };
+    let answer = engines.of.engine.answers();
+    answer.inspect_err(|error| tracing::warn!(%error, "what it has of instances that have ended stays for now")).is_ok()
 }
 
 /// Containers of this state that no shim keeps.
 pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i InstanceId>) {
-    let Some(Engines { of: Containers { engine, .. }, .. }) = &context.engines else { return };
-    let kept: BTreeSet<String> = alive.map(|id| name(&context.layout, &id.slot)).collect();
-    let all = engine.containers(&format!("{STATE_LABEL}={}", context.layout.hash()));
+    let Some(Engines { of: Containers { engine, state, .. }, .. }) = &context.engines else { return };
+    // Not by name: somebody may have given it another one.
+    let kept: BTreeSet<String> = alive.map(InstanceId::to_string).collect();
+    let is_kept = |one: &Listed| one.label(INSTANCE_LABEL).is_some_and(|id| kept.contains(id));
+    let all = engine.containers(&of_state(state));
     let all = all.inspect_err(|error| tracing::warn!(%error, "the engine's containers cannot be looked at"));
-    for one in all.unwrap_or_default().iter().filter(|one| !kept.contains(one.name())) {
+    for one in all.unwrap_or_default().iter().filter(|one| !is_kept(one)) {
         tracing::info!(container = one.name(), "a container that nobody keeps is removed");
         if let Err(error) = engine.remove(&one.id) {
             tracing::warn!(container = one.name(), %error, "it stays");
@@ -406,36 +380,19 @@ pub(super) fn sweep<'i>(context: &Context, alive: impl Iterator<Item = &'i Insta
 
 #[cfg(test)]
 mod tests {
+    use bowline_core::app::Limits;
+    use bowline_core::units::Bytes;
+
     use super::*;
-
-    fn layout() -> Layout {
-        Layout { state: "/s".into(), run: "/r".into() }
-    }
-
-    #[test]
-    fn an_image_is_named_by_what_it_is_made_of() {
-        let request = |run: &str| ImageRequest {
-            artifact: "/s/artifacts/abc.2".into(),
-            root: "/s/artifacts/abc.2/app".into(),
-            run: run.into(),
-            search: "/usr/bin".into(),
-        };
-        let [one, other] = ["server", "worker"].map(|run| image_name(&layout(), &request(run)));
-        assert_ne!(one, other);
-        assert!(one.starts_with(&format!("{}:abc.2-", repository(&layout()))), "{one}");
-        let kept = |artifact: &str| is_of(&one, &[artifact.to_owned()].into());
-        assert!(kept("abc.2") && !kept("abc") && !is_of("localhost/x", &["".to_owned()].into()));
-        assert_eq!(artifact(&layout(), Path::new("/s/artifacts/abc/app")), Some("/s/artifacts/abc".into()));
-        assert_eq!(artifact(&layout(), Path::new("/elsewhere")), None);
-    }
+    use crate::driver::fake;
 
     #[test]
     fn a_container_is_named_by_its_slot_and_labelled_by_its_incarnation() {
         let [one, next]: [InstanceId; 2] =
             ["local/shop.web.r3.0.1", "local/shop.web.r3.0.2"].map(|id| id.parse().unwrap());
-        assert_eq!(name(&layout(), &one.slot), name(&layout(), &next.slot));
-        assert!(name(&layout(), &one.slot).ends_with("-local.shop.web.r3.0"));
-        assert_eq!(labels(&layout(), &next)["bowline.incarnation"], "2");
+        assert_eq!(name("own", &one.slot), name("own", &next.slot));
+        assert_eq!(name("own", &one.slot), "bowline-own-local.shop.web.r3.0");
+        assert_eq!(labels("own", &next)["bowline.incarnation"], "2");
     }
 
     #[test]
@@ -453,9 +410,91 @@ mod tests {
             ("DELETE ", 204, ""),
         ]);
         fs::create_dir_all(layout.instance(&"local/shop.web.r3.0.2".parse().unwrap())).unwrap();
-        collect_containers(&layout, &engine);
+        collect_containers(&layout, &fake::containers(engine));
         let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
         assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
+    }
+
+    #[test]
+    fn an_engine_that_cannot_be_told_is_told_later() {
+        let root = tempfile::tempdir().unwrap();
+        let all = r#"[{"Id":"late","Names":["/n"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}}]"#;
+        let mut answers = [(500, ""), (200, all), (500, ""), (200, all), (204, "")].into_iter();
+        let (engine, asked, _folder) = crate::engine::fake::answering(move |_| {
+            let (status, body) = answers.next().unwrap();
+            (status, body.to_owned())
+        });
+        let context = fake::context(root.path(), engine);
+        remove_left(&context);
+        assert_eq!(asked.try_iter().count(), 0, "nothing was left");
+        leave(&context, &"local/shop.web.r3.0.1".parse().unwrap());
+        (0..4).for_each(|_| remove_left(&context));
+        let asked: Vec<String> =
+            asked.try_iter().map(|question| question[..question.find('/').unwrap()].to_owned()).collect();
+        assert_eq!(asked, ["GET ", "GET ", "DELETE ", "GET ", "DELETE "]);
+    }
+
+    #[test]
+    fn a_container_that_was_renamed_is_its_shims_still() {
+        let root = tempfile::tempdir().unwrap();
+        const ALL: &str = r#"[{"Id":"kept","Names":["/renamed"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
+                      {"Id":"old","Names":["/bowline-own-local.shop.web.r3.0"],"Labels":{"bowline.instance":"local/shop.web.r3.0.0"}}]"#;
+        let (engine, asked, _folder) =
+            crate::engine::fake::engine(&[("GET /containers/json", 200, ALL), ("DELETE ", 204, "")]);
+        sweep(&fake::context(root.path(), engine), [&"local/shop.web.r3.0.1".parse().unwrap()].into_iter());
+        let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
+        assert_eq!(asked, ["DELETE /containers/old?force=true&v=true"]);
+    }
+
+    #[test]
+    fn what_an_incarnation_has_left_is_found_by_its_id() {
+        let (engine, asked, _folder) = crate::engine::fake::engine(&[
+            ("GET /containers/left/json", 200, r#"{"State":{"Running":true,"Pid":7,"ExitCode":0,"OOMKilled":false}}"#),
+            ("DELETE ", 204, ""),
+        ]);
+        remove_own(&engine, "left").unwrap();
+        remove_own(&engine, "removed").unwrap();
+        let asked: Vec<String> = asked.try_iter().collect();
+        let expected =
+            ["GET /containers/left/json", "DELETE /containers/left?force=true&v=true", "GET /containers/removed/json"];
+        assert_eq!(asked, expected);
+    }
+
+    #[test]
+    fn what_an_incarnation_has_left_is_of_its_own_state() {
+        let (engine, asked, _folder) = crate::engine::fake::engine(&[
+            (
+                "GET /containers/json?all=true&filters=%7B%22label%22%3A%5B%22bowline.state%3Down%22%5D%7D",
+                200,
+                r#"[{"Id":"own","Names":["/a"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}},
+                    {"Id":"next","Names":["/a"],"Labels":{"bowline.instance":"local/shop.web.r3.0.2"}}]"#,
+            ),
+            // Of all states.
+            (
+                "GET /containers/json",
+                200,
+                r#"[{"Id":"foreign","Names":["/b"],"Labels":{"bowline.instance":"local/shop.web.r3.0.1"}}]"#,
+            ),
+            ("DELETE ", 204, ""),
+        ]);
+        remove_labelled(&fake::containers(engine), &"local/shop.web.r3.0.1".parse().unwrap()).unwrap();
+        let asked: Vec<String> = asked.try_iter().filter(|question| question.starts_with("DELETE")).collect();
+        assert_eq!(asked, ["DELETE /containers/own?force=true&v=true"]);
+    }
+
+    #[test]
+    fn a_limit_that_its_engine_does_not_take_is_said_not_to_be_enforced() {
+        let (engine, _asked, _folder) = crate::engine::fake::engine(&[(
+            "GET /info",
+            200,
+            r#"{"MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=seccomp"]}"#,
+        )]);
+        let engines = Engines::new(fake::containers(engine));
+        let lacks = |memory: u64| {
+            let limits = Limits { memory: Some(Bytes(memory)), cpu: None };
+            unenforced(&engines, &InstanceSpec { limits, ..fake::spec("local/shop.web.r3.0.1") }).unwrap()
+        };
+        assert_eq!((lacks(1 << 20), lacks(6 << 20)), (vec![MEMORY_LIMIT.to_owned()], Vec::new()));
     }
 
     #[test]

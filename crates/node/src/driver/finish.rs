@@ -1,5 +1,6 @@
 //! The end of an incarnation: what its shim recorded, or, if the shim was killed, what it left behind.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -17,7 +18,7 @@ use crate::cage::ports::GateError;
 use crate::cgroup::Membership;
 use crate::logs;
 use crate::procfs;
-use crate::shim::contract::{End, ExitRecord, Record};
+use crate::shim::contract::{Contained, End, ExitRecord, Record};
 use crate::shim::outer::now_ms;
 use crate::walk;
 
@@ -30,9 +31,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Blocks. Called when the shim is gone; nothing of the tree is left afterwards.
 pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
-    let folder = context.layout.instance(id);
+    let record = record.map(|record| record.completed(&context.layout.instance(id)));
+    let record = record.as_deref();
     container::remove(context, id, record);
-    kill_leftovers(&context.layout.mark(id), Some(&groups(context, id, record)));
+    conclude_here(context, id, record)
+}
+
+/// The same, and whatever its engine has of it stays until it answers.
+pub(super) fn conclude_here(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
+    let folder = context.layout.instance(id);
+    let of_container = record.and_then(|record| record.container.as_ref()).map(Contained::own_groups);
+    let groups = of_container.unwrap_or_else(|| groups(context, id, record));
+    kill_leftovers(&context.layout.mark(id), Some(&groups));
     remove_secrets(context, id);
     context.volumes.release(id);
     let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
@@ -91,30 +101,37 @@ fn tell_lost(context: &Context, id: &InstanceId) {
     }
 }
 
-/// Kills whatever carries the mark, until nothing does. Where there is a PID namespace the kernel has done it already.
+/// Kills whatever carries the mark or is in its groups, until nothing does: a process may have wiped its mark, and without groups of
+/// version 2 nothing else ends it. Where there is a PID namespace the kernel has done it already.
 pub(super) fn kill_leftovers(mark: &str, cgroup: Option<&Membership>) {
     let deadline = Instant::now() + LEFTOVERS_WITHIN;
+    let left = || -> BTreeSet<u32> {
+        let inside = cgroup.map(Membership::pids).unwrap_or_default();
+        // Of other namespaces the kernel says 0.
+        let inside = inside.into_iter().filter_map(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+        procfs::marked(mark).into_iter().chain(inside).collect()
+    };
     loop {
         if let Some(cgroup) = cgroup {
             cgroup.kill();
         }
-        let left = procfs::marked(mark);
-        if left.is_empty() {
+        let found = left();
+        if found.is_empty() {
             return;
         }
         if Instant::now() >= deadline {
-            tracing::error!(pids = ?left, "processes of an instance cannot be killed");
+            tracing::error!(pids = ?found, "processes of an instance cannot be killed");
             return;
         }
-        left.into_iter().for_each(|pid| kill_marked(pid, mark));
+        found.into_iter().for_each(|pid| kill_left(pid, &left));
         std::thread::sleep(LOOK_AGAIN);
     }
 }
 
 /// The number may have passed to another process: it is held, looked at again, and only then killed.
-fn kill_marked(pid: u32, mark: &str) {
+fn kill_left(pid: u32, left: &impl Fn() -> BTreeSet<u32>) {
     if let Ok(process) = Pidfd::open(pid)
-        && procfs::marked(mark).contains(&pid)
+        && left().contains(&pid)
     {
         let _ = process.kill();
     }
@@ -152,5 +169,30 @@ pub(super) fn remove_lock(path: &Path) {
     let Ok(file) = fs::File::open(path) else { return };
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
         let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn what_has_wiped_its_mark_is_killed_in_its_groups() {
+        let group = tempfile::tempdir().unwrap();
+        let processes = group.path().join("cgroup.procs");
+        let mut wiped = std::process::Command::new("sleep").arg("60").env_clear().spawn().unwrap();
+        // 0: one of another namespace.
+        fs::write(&processes, format!("0\n{}\n", wiped.id())).unwrap();
+        // It leaves its group when it has been waited for.
+        let ended = std::thread::spawn(move || {
+            let status = wiped.wait().unwrap();
+            fs::write(processes, "0\n").unwrap();
+            status.signal()
+        });
+        let groups = Membership { folders: vec![group.path().to_owned()], ..Membership::default() };
+        kill_leftovers("a-mark-of-nobody", Some(&groups));
+        assert_eq!(ended.join().unwrap(), Some(libc::SIGKILL));
     }
 }

@@ -5,9 +5,14 @@
 //! crash is a normal tick. The loop never awaits a send.
 
 pub(crate) mod adopt;
+mod awaited;
 pub(crate) mod container;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod finish;
+pub(crate) mod image;
 mod keep;
+mod measure;
 pub(crate) mod pidfd;
 mod port;
 mod script;
@@ -39,9 +44,10 @@ use crate::disk::{self, Space};
 use crate::health;
 use crate::layout::Layout;
 use crate::procfs;
-use crate::shim::contract::{self, Record};
+use crate::shim::contract::Record;
 use crate::volume::Volumes;
 use adopt::Found;
+use awaited::Waiting;
 use container::Preparing;
 pub use keep::keep as keep_binary;
 use pidfd::Pidfd;
@@ -110,7 +116,7 @@ pub(crate) enum Event {
 
 /// What is measured from time to time.
 pub(crate) struct Measured {
-    instances: Vec<(InstanceId, Usage, u64)>,
+    instances: Vec<measure::Measured>,
     volumes: Held,
     space: Option<Space>,
 }
@@ -285,8 +291,10 @@ impl Driver {
             Event::Health(id, state) => self.observe(&id, |seen| seen.health = state),
             Event::Alive(id, state) => self.observe(&id, |seen| seen.alive = state),
             Event::Measured(Measured { instances, volumes, space }) => {
-                for (id, usage, dropped_lines) in instances {
-                    self.observe(&id, |seen| (seen.usage, seen.dropped_lines) = (usage, dropped_lines));
+                for measure::Measured { id, usage, dropped_lines, container } in instances {
+                    self.observe(&id, |seen| {
+                        (seen.usage, seen.dropped_lines, seen.container) = (usage, dropped_lines, container);
+                    });
                 }
                 self.volumes = volumes;
                 let growing = self.disk.take().and_then(|disk| disk.growing);
@@ -327,6 +335,7 @@ impl Driver {
         let pid = record.child.unwrap_or(record.pid);
         let mut observation = observation(Phase::Running { pid, port, since: Timestamp(record.since_ms) });
         observation.unenforced.clone_from(&record.unenforced);
+        observation.container = record.container.as_ref().map(|container| container.name.clone());
         let shim = Arc::new(shim);
         tokio::spawn(watch_exit(self.context.clone(), self.sender.clone(), id.clone(), record.clone(), shim.clone()));
         let stage = Stage::Live { shim, record, kill_at: None };
@@ -348,6 +357,7 @@ impl Driver {
             ..observation.clone()
         };
         observation.usage = Usage::default();
+        observation.container = None;
         instance.stage = Stage::Ended { record };
         instance.checks = None;
     }
@@ -388,14 +398,7 @@ impl Driver {
         if taken {
             return;
         }
-        let (id, spec, sender) = (id.clone(), spec.clone(), self.sender.clone());
-        self.beside(move |context| {
-            // The loop is gone: nobody waits for it.
-            let tells = |phase| drop(sender.blocking_send(Event::Prepares(id.clone(), phase)));
-            let is_wanted = || !unwanted.load(Ordering::Relaxed);
-            let outcome = start_and_hold(context, &spec, Preparing { tells: &tells, is_wanted: &is_wanted });
-            Event::Started(id, outcome, context.volumes.observe())
-        });
+        tokio::spawn(start_beside(self.context.clone(), self.sender.clone(), spec.clone(), unwanted));
     }
 
     /// Begins the checks of an instance that was adopted or has just started.
@@ -473,8 +476,11 @@ impl Driver {
     /// Measures beside the loop.
     fn tick(&mut self) {
         let live = self.live();
+        // An engine that hangs holds up no measuring.
+        let context = self.context.clone();
+        tokio::task::spawn_blocking(move || container::remove_left(&context));
         self.beside(move |context| {
-            let instances = live.into_iter().map(|(id, r)| measure(context, id, &r)).collect();
+            let instances = live.into_iter().map(|(id, r)| measure::one(context, id, &r)).collect();
             let space = Space::of(&context.layout.state).ok();
             Event::Measured(Measured { instances, volumes: context.volumes.observe(), space })
         });
@@ -526,6 +532,7 @@ fn observation(phase: Phase) -> InstanceObservation {
         usage: Usage::default(),
         unenforced: Vec::new(),
         dropped_lines: 0,
+        container: None,
     }
 }
 
@@ -534,6 +541,27 @@ fn told(id: &InstanceId, outcome: io::Result<()>) {
     if let Err(error) = outcome {
         tracing::debug!(instance = %id, %error, "its shim takes no signal");
     }
+}
+
+/// Keeps no thread while its engine is waited for.
+async fn start_beside(
+    context: Arc<Context>,
+    sender: mpsc::Sender<Event>,
+    spec: Arc<InstanceSpec>,
+    unwanted: Arc<AtomicBool>,
+) {
+    let waiting = Waiting { context: &context, spec: &spec, unwanted: &unwanted, told: &sender };
+    let turn = waiting.wait().await;
+    let started = tokio::task::spawn_blocking(move || {
+        let id = &spec.id;
+        // The loop is gone: nobody waits for it, and a later driver looks at the world itself.
+        let tells = |phase| drop(sender.blocking_send(Event::Prepares(id.clone(), phase)));
+        let is_wanted = || !unwanted.load(Ordering::Relaxed);
+        let outcome = start_and_hold(&context, &spec, Preparing { turn, tells: &tells, is_wanted: &is_wanted });
+        drop(sender.blocking_send(Event::Started(id.clone(), outcome, context.volumes.observe())));
+    });
+    // A panic has been told.
+    drop(started.await);
 }
 
 /// Blocks. The shim is held before anything else can happen to its number.
@@ -588,13 +616,4 @@ async fn poll_exit(shim: &Pidfd) {
     while !shim.has_ended() {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-}
-
-fn measure(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
-    let groups = record.container.as_ref().map(|container| &container.groups).or(record.cgroup.as_ref());
-    let counted = groups.and_then(|groups| groups.usage());
-    let first = record.container.as_ref().map_or(record.pid, |container| container.pid);
-    let usage = counted.unwrap_or_else(|| procfs::usage_below(first));
-    let dropped = contract::read_dropped(&context.layout.instance(&id));
-    (id, usage, dropped)
 }

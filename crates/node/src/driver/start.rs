@@ -24,6 +24,7 @@ use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain::{self, Reader};
 use crate::disk::image::{self, Purpose};
 use crate::disk::{DISK_LIMIT, Space};
+use crate::engine::create::GIVEN;
 use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
 use crate::shim::{MARK, place};
@@ -61,10 +62,11 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec, preparing: Preparing
 pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec, command: &Run) -> Result<Box<Record>, Fault> {
     let port = context.ports.pick(&spec.id, &context.gate.closed_elsewhere())?;
     let log = context.layout.instance(&spec.id).join("shim.log");
-    launch(context, spec, (port, log), (command, Preparing { tells: &|_| {}, is_wanted: &|| true })).inspect_err(|_| {
-        context.ports.release(&spec.id);
-        context.volumes.release(&spec.id);
-    })
+    launch(context, spec, (port, log), (command, Preparing { turn: None, tells: &|_| {}, is_wanted: &|| true }))
+        .inspect_err(|_| {
+            context.ports.release(&spec.id);
+            context.volumes.release(&spec.id);
+        })
 }
 
 fn launch(
@@ -92,6 +94,7 @@ fn launch(
     }
     let config = match container::engine(context, spec) {
         Some(engines) => {
+            container::refuse_unwanted(spec, &making.1)?;
             unbounded.extend(container::unenforced(engines, spec)?);
             // Temporary files are memory there; copies of what it may write to lie on the disk.
             unbounded.extend((!spec.writable.is_empty()).then(|| DISK_LIMIT.to_owned()));
@@ -161,28 +164,30 @@ fn run_shim(context: &Context, id: &InstanceId, exe: &Path, config: &Config) -> 
     let patience = if config.container.is_some() { ENGINE_WITHIN } else { ANSWER_WITHIN };
     let reply = spawn_shim(exe, config).and_then(|mut shim| read_reply(&mut shim, id, patience));
     reach(Point::InstanceStarted);
-    let cgroup = config.cgroup.as_ref();
     match reply {
         Ok(Reply::Started(record)) => Ok(record),
+        Ok(Reply::Refused(refusal)) if config.container.is_none() => {
+            abandon(context, id, config.cgroup.as_ref());
+            Err(refusal.into())
+        }
         Ok(Reply::Refused(refusal)) => {
-            if config.container.is_some() {
-                give_up_container(context, id);
-            }
-            abandon(context, id, cgroup);
+            give_up_container(context, id);
+            abandon(context, id, None);
             Err(refusal.into())
         }
         Err(fault) => {
-            if config.container.is_some() {
-                give_up_container(context, id);
+            match config.container {
+                Some(_) => give_up_container(context, id),
+                None => finish::kill_leftovers(&context.layout.mark(id), config.cgroup.as_ref()),
             }
-            finish::kill_leftovers(&context.layout.mark(id), cgroup);
-            abandon(context, id, cgroup);
+            abandon(context, id, config.cgroup.as_ref());
             Err(fault)
         }
     }
 }
 
-/// Whoever might still ask the engine for a container ends first.
+/// Whoever might still ask the engine for a container ends first. One that was started, and could neither be held nor removed since the
+/// engine went away, is nobody's: what runs in it is killed here.
 fn give_up_container(context: &Context, id: &InstanceId) {
     let record = Record::read(&context.layout.instance(id)).ok().flatten();
     if let Some(shim) = record.as_ref().and_then(adopt::alive) {
@@ -191,7 +196,10 @@ fn give_up_container(context: &Context, id: &InstanceId) {
         shim.wait(KILLED_WITHIN);
         shim.reap();
     }
-    container::remove(context, id, record.as_ref());
+    if !container::remove(context, id, record.as_ref()) {
+        container::leave(context, id);
+    }
+    finish::kill_leftovers(&context.layout.mark(id), None);
 }
 
 /// A file system for what it writes outside of volumes. `None`: only root mounts one, in a namespace, with mkfs.
@@ -253,7 +261,9 @@ fn readable(context: &Context, spec: &InstanceSpec) -> Vec<PathBuf> {
 
 /// A volume over what is hidden, or around it, would be what Bowline itself writes to.
 fn refuse_volumes(context: &Context, spec: &InstanceSpec) -> Result<(), Fault> {
-    let taken = hidden(context);
+    let mut taken = hidden(context);
+    // There, the folder of what its shim has left for it.
+    taken.extend(container::engine(context, spec).map(|_| PathBuf::from(GIVEN)));
     for path in spec.volumes.iter().filter_map(|volume| volume.path.as_deref()) {
         let real = crate::volume::real(Path::new(path));
         if let Some(own) = taken.iter().find(|own| own.starts_with(&real) || real.starts_with(own)) {
@@ -285,6 +295,15 @@ pub(crate) fn clear(bytes: &[u8]) -> Clear {
 fn mount(volume: &bowline_core::instance::VolumeMount) -> Option<Mount> {
     let path = volume.path.as_ref()?.into();
     Some(Mount { name: volume.name.to_string(), source: volume.source.clone(), path })
+}
+
+/// Where its commands are looked for.
+pub(super) fn search(spec: &InstanceSpec) -> String {
+    match spec.env.get("PATH") {
+        Some(EnvValue::Clear(text)) => text.clone(),
+        Some(EnvValue::Secret(secret)) => String::from_utf8_lossy(secret.expose()).into_owned(),
+        None => DEFAULT_PATH.to_owned(),
+    }
 }
 
 pub(crate) fn environment(context: &Context, spec: &InstanceSpec, port: Port, folder: &Path) -> Vec<(String, Clear)> {
@@ -389,5 +408,41 @@ fn read_all(shim: &mut Child, patience: Duration) -> io::Result<Vec<u8>> {
             0 => return Ok(text),
             length => text.extend_from_slice(&chunk[..length]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Engine;
+    use crate::driver::fake;
+
+    #[test]
+    fn what_a_shim_started_and_could_not_hold_is_killed_though_its_engine_is_away() {
+        let root = tempfile::tempdir().unwrap();
+        let context = fake::context(root.path(), Engine::at(root.path().join("nowhere.sock")));
+        let id: InstanceId = "local/shop.web.r3.0.1".parse().unwrap();
+        let mut left = Command::new("sleep").arg("60").env(MARK, context.layout.mark(&id)).spawn().unwrap();
+        give_up_container(&context, &id);
+        let ended = std::os::unix::process::ExitStatusExt::signal(&left.wait().unwrap());
+        assert_eq!(ended, Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn a_volume_is_not_where_a_container_finds_what_it_is_given() {
+        let root = tempfile::tempdir().unwrap();
+        let context = fake::context(root.path(), Engine::at(root.path().join("nowhere.sock")));
+        let refused = |path: &str| {
+            let volume = bowline_core::instance::VolumeMount {
+                name: bowline_core::id::ResourceName::new("files").unwrap(),
+                source: root.path().join("volumes/files"),
+                path: Some(path.to_owned()),
+                size: None,
+            };
+            let spec = InstanceSpec { volumes: vec![volume], ..fake::spec("local/shop.web.r3.0.1") };
+            refuse_volumes(&context, &spec).is_err()
+        };
+        assert!(["/run/bowline", "/run/bowline/secrets", "/run"].into_iter().all(refused));
+        assert!(!["/data", "/run/bowlines"].into_iter().any(refused));
     }
 }

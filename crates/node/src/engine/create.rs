@@ -3,11 +3,12 @@
 //! Architecture invariant: nothing of this is secret. Whoever may ask the engine reads it, and so does whoever reads its files.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::cage::entry::OPEN_FILES;
+use crate::cgroup;
 
 /// Where a container finds what its shim has left for it: how it starts, its secret files, where its output goes.
 pub(crate) const GIVEN: &str = "/run/bowline";
@@ -17,12 +18,14 @@ pub(crate) const START: &str = "start";
 pub(crate) const STREAMS: [&str; 2] = ["out", "err"];
 /// In [`GIVEN`].
 pub(crate) const SECRETS: &str = "secrets";
+/// Where temporary files go.
+const TMP: &str = "/tmp";
 /// Temporary files, and what processes share, are memory: half of the limit each, and without a limit so much.
 const TEMPORARY: u64 = 256 << 20;
 /// Open files, as engines call them.
 pub(crate) const FILES: &str = "nofile";
-/// Processors are counted out in billionths.
-const NANOS_PER_MILLI: u64 = 1_000_000;
+/// Docker takes no lower limit of memory.
+pub(crate) const LEAST_MEMORY: u64 = 6 << 20;
 
 /// A container as it is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,7 +36,7 @@ pub(crate) struct Wanted {
     pub workdir: PathBuf,
     pub labels: BTreeMap<String, String>,
     pub mounts: Vec<Bind>,
-    /// In bytes.
+    /// In bytes; less than [`LEAST_MEMORY`] is as much as that.
     pub memory: Option<u64>,
     /// In thousandths of a processor.
     pub cpu: Option<u32>,
@@ -76,6 +79,7 @@ struct HostConfig<'w> {
     restart_policy: RestartPolicy,
     log_config: LogConfig,
     mounts: Vec<Mount<'w>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tmpfs: BTreeMap<&'static str, String>,
     pids_limit: u32,
     shm_size: u64,
@@ -85,8 +89,11 @@ struct HostConfig<'w> {
     /// Memory and swap together.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_swap: Option<u64>,
+    /// In microseconds. Not `NanoCpus`, of which Docker takes no more than the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
-    nano_cpus: Option<u64>,
+    cpu_period: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_quota: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -123,12 +130,16 @@ struct Ulimit {
 impl Wanted {
     /// As the engine reads it.
     pub(crate) fn request(&self) -> serde_json::Result<serde_json::Value> {
-        let temporary = self.memory.map_or(TEMPORARY, |memory| memory / 2);
+        let memory = self.memory.map(|memory| memory.max(LEAST_MEMORY));
+        let temporary = memory.map_or(TEMPORARY, |memory| memory / 2);
         let limit = |(name, most): (&'static str, u64)| match name {
             // As without a container: some programs walk through all that they may have.
             FILES => Ulimit { name, soft: most.min(OPEN_FILES), hard: most },
             _ => Ulimit { name, soft: most, hard: most },
         };
+        // A volume there is in its place.
+        let is_taken = self.mounts.iter().any(|bind| bind.to == Path::new(TMP));
+        let tmpfs = (!is_taken).then(|| (TMP, format!("rw,nosuid,nodev,exec,mode=1777,size={temporary}")));
         let mount = |bind| {
             let Bind { from, to, writable }: &Bind = bind;
             Mount { kind: "bind", source: from, target: to, read_only: !writable }
@@ -155,14 +166,15 @@ impl Wanted {
                 // Its output goes to its shim.
                 log_config: LogConfig { kind: "none" },
                 mounts: self.mounts.iter().map(mount).collect(),
-                tmpfs: [("/tmp", format!("rw,nosuid,nodev,exec,mode=1777,size={temporary}"))].into(),
+                tmpfs: tmpfs.into_iter().collect(),
                 pids_limit: self.processes,
                 shm_size: temporary,
                 // Core files hold secrets.
                 ulimits: self.most.into_iter().chain([("core", 0)]).map(limit).collect(),
-                memory: self.memory,
-                memory_swap: self.memory,
-                nano_cpus: self.cpu.map(|cpu| u64::from(cpu) * NANOS_PER_MILLI),
+                memory,
+                memory_swap: memory,
+                cpu_period: self.cpu.map(|_| cgroup::CPU_PERIOD_US),
+                cpu_quota: self.cpu.map(cgroup::cpu_quota_us),
             },
         })
     }
@@ -222,13 +234,24 @@ mod tests {
                 ],
                 "Memory": 67_108_864,
                 "MemorySwap": 67_108_864,
-                "NanoCpus": 1_500_000_000,
+                "CpuPeriod": 100_000,
+                "CpuQuota": 150_000,
             },
         });
         assert_eq!(wanted.request().unwrap(), expected);
+        let at_tmp = Bind { from: "/s/v".into(), to: TMP.into(), writable: true };
+        let at_tmp = Wanted { mounts: vec![at_tmp], ..wanted.clone() }.request().unwrap();
+        assert_eq!(
+            (&at_tmp["HostConfig"]["Mounts"][0]["Target"], at_tmp["HostConfig"].get("Tmpfs")),
+            (&json!(TMP), None)
+        );
+        // As little as the engine and the kernel take.
+        let least = Wanted { memory: Some(1), cpu: Some(1), ..wanted.clone() }.request().unwrap();
+        let least = ["Memory", "MemorySwap", "CpuQuota"].map(|key| least["HostConfig"][key].as_u64());
+        assert_eq!(least, [Some(6 << 20), Some(6 << 20), Some(1_000)]);
         let unbounded = Wanted { memory: None, cpu: None, ..wanted }.request().unwrap();
         let host = unbounded["HostConfig"].as_object().unwrap();
-        assert!(["Memory", "MemorySwap", "NanoCpus"].iter().all(|key| !host.contains_key(*key)));
+        assert!(["Memory", "MemorySwap", "CpuPeriod", "CpuQuota"].iter().all(|key| !host.contains_key(*key)));
         assert!(host["Tmpfs"]["/tmp"].as_str().unwrap().ends_with("size=268435456"));
     }
 }

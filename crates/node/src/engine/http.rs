@@ -5,9 +5,12 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// An answer of an engine, in bytes: what is known of one container or of the machine has some 10,000.
 const MOST: u64 = 8 << 20;
@@ -28,16 +31,17 @@ pub(super) struct Answer {
     pub body: Vec<u8>,
 }
 
-/// `patience`: for each piece of the answer.
-pub(super) fn ask(
-    socket: &Path,
-    (method, path): (&str, &str),
-    body: Body<'_>,
-    patience: Duration,
-) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+/// `patience`: until it listens, and for each piece of the answer.
+pub(super) fn ask(at: &Path, question: (&str, &str), body: Body<'_>, patience: Duration) -> io::Result<Answer> {
+    let outcome = asked(at, question, body, patience);
+    // What a socket says whose time is over (socket(7)).
+    let is_late = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it did not answer within {patience:?}"));
+    outcome.map_err(|error| if is_late(&error) { late() } else { error })
+}
+
+fn asked(at: &Path, (method, path): (&str, &str), body: Body<'_>, patience: Duration) -> io::Result<Answer> {
+    let mut stream = connected(at, patience)?;
     let sent = send(&stream, (method, path), body);
     let mut answer = Vec::new();
     let read = Read::by_ref(&mut stream).take(MOST + 1).read_to_end(&mut answer);
@@ -51,6 +55,16 @@ pub(super) fn ask(
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it answered more than {MOST} bytes")));
     }
     parse(answer)
+}
+
+/// One that takes no connections is not waited for without an end: its queue is full, and connecting counts as sending.
+fn connected(at: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(Some(patience))?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(at)?)?;
+    stream.set_read_timeout(Some(patience))?;
+    Ok(stream)
 }
 
 fn send(stream: &UnixStream, (method, path): (&str, &str), body: Body<'_>) -> io::Result<()> {
@@ -103,5 +117,23 @@ mod tests {
         for wrong in ["", "HTTP/1.0 200 OK\r\n", "SSH-2.0-x\r\n\r\n", "HTTP/1.0 yes\r\n\r\n", "HTTP/2 200\r\n\r\n"] {
             check(wrong, None);
         }
+    }
+
+    #[test]
+    fn one_that_hangs_is_waited_for_with_patience_and_no_longer() {
+        use nix::sys::socket::{Backlog, bind, listen};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hangs.sock");
+        let hangs = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(hangs.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&hangs, Backlog::new(0).unwrap()).unwrap();
+        // The first one waits for an answer, and fills the queue; those after it, for their connection.
+        for number in 0..3 {
+            let error = ask(&path, ("GET", "/info"), Body::Empty, Duration::from_millis(20)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{number}: {error}");
+            assert_eq!(error.to_string(), "it did not answer within 20ms");
+        }
+        let gone = ask(&folder.path().join("gone.sock"), ("GET", "/info"), Body::Empty, Duration::from_millis(20));
+        assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

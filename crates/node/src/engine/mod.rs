@@ -20,13 +20,17 @@ use crate::shim::contract::Refusal;
 use http::{Answer, Body};
 
 /// What an engine under load may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What a daemon that begins waits for one that hangs: what runs is taken up before anything else.
-const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// What a daemon that begins waits for one that hangs: what runs is taken up before anything else. And a shim that is told to end.
+pub(crate) const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
+/// While an instance starts, before its engine was told anything: well within the time that a node has to get it to run.
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(20);
 /// To kill and unmount a container; an engine goes on with it when nobody waits any more.
 const REMOVED_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks at what an engine is about to do.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What engines call the first process of a container, where they have none.
+const INITS: [&str; 3] = ["docker-init", "catatonit", "container-init"];
 /// To take an image, and unpack it.
 const LOAD_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -72,6 +76,9 @@ impl EngineError {
             Self::Elsewhere { .. } => Some(
                 "its processes are not among those of this machine: an engine in a virtual machine or beyond a forwarded socket cannot run instances; say this machine's own, --engine PATH",
             ),
+            Self::Refused { said, .. } if INITS.iter().any(|init| said.contains(init)) => {
+                Some("install what the engine starts containers with: docker-init, or Podman's catatonit")
+            }
             Self::Refused { .. } | Self::Form { .. } | Self::Image(_) => None,
         }
     }
@@ -102,7 +109,7 @@ pub(crate) enum State {
         code: i32,
         out_of_memory: bool,
     },
-    /// There is none of this name.
+    /// There is none.
     Gone,
 }
 
@@ -124,12 +131,18 @@ struct Info {
 }
 
 impl Info {
-    fn has_option(&self, name: &str) -> bool {
-        self.security_options.iter().flatten().any(|option| option.split(',').any(|part| part == name))
+    /// Each one is told as `name=NAME,KEY=VALUE…`.
+    fn options(&self) -> impl Iterator<Item = Vec<&str>> {
+        self.security_options.iter().flatten().map(|option| option.split(',').collect())
     }
 
     fn is_rootless(&self) -> bool {
-        self.rootless || self.has_option("name=rootless")
+        self.rootless || self.options().any(|option| option.contains(&"name=rootless"))
+    }
+
+    /// One may be there that lets everything through.
+    fn filters_calls(&self) -> bool {
+        self.options().any(|option| option.contains(&"name=seccomp") && !option.contains(&"profile=unconfined"))
     }
 
     /// What it cannot enforce.
@@ -138,7 +151,7 @@ impl Info {
             (self.memory_limit, MEMORY_LIMIT),
             (self.cpu_cfs_quota, CPU_LIMIT),
             (self.pids_limit, PROCESS_LIMIT),
-            (self.has_option("name=seccomp"), Lack::Calls.name()),
+            (self.filters_calls(), Lack::Calls.name()),
         ];
         has.into_iter().filter(|(has, _)| !has).map(|(_, what)| what.to_owned()).collect()
     }
@@ -189,6 +202,12 @@ struct ListedImage {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
 struct Said {
     message: String,
 }
@@ -202,24 +221,34 @@ impl Engine {
         &self.socket
     }
 
-    /// What it cannot enforce. Blocks.
+    /// What it cannot enforce, for a daemon that begins. Blocks, and not for long.
     ///
     /// # Errors
     /// It does not answer, or is none whose containers are reached from here.
     pub fn look(&self) -> Result<Vec<String>, EngineError> {
-        let question = ("GET", "/info");
-        let info: Info = understood("GET /info", &self.taken(question, Body::Empty, BRIEF_PATIENCE)?)?;
+        self.lacks(BRIEF_PATIENCE)
+    }
+
+    /// The same for an instance that starts: an engine under load takes its time.
+    pub(crate) fn lacks(&self, patience: Duration) -> Result<Vec<String>, EngineError> {
+        let info: Info = understood("GET /info", &self.taken(("GET", "/info"), Body::Empty, patience)?)?;
         if info.is_rootless() {
             return Err(EngineError::Rootless { socket: self.socket.clone() });
         }
         Ok(info.lacks())
     }
 
-    pub(crate) fn has_image(&self, name: &str) -> Result<bool, EngineError> {
-        let question = ("GET", format!("/images/{name}/json"));
-        match self.ask((question.0, &question.1), Body::Empty, PATIENCE)?.status {
+    /// Whether anybody is there, whatever is said. Blocks.
+    pub(crate) fn answers(&self) -> Result<(), EngineError> {
+        self.ask(("GET", "/_ping"), Body::Empty, BRIEF_PATIENCE).map(drop)
+    }
+
+    pub(crate) fn has_image(&self, name: &str, patience: Duration) -> Result<bool, EngineError> {
+        let path = format!("/images/{name}/json");
+        let answer = self.ask(("GET", &path), Body::Empty, patience)?;
+        match answer.status {
             404 => Ok(false),
-            _ => self.read::<serde::de::IgnoredAny>(question.0, &question.1).map(|_| true),
+            _ => accepted(&format!("GET {path}"), answer).map(|_| true),
         }
     }
 
@@ -227,10 +256,17 @@ impl Engine {
     pub(crate) fn load(&self, archive: &File, name: &str) -> Result<(), EngineError> {
         let question = ("POST", "/images/load?quiet=1");
         let said = self.taken(question, Body::Archive(archive), LOAD_PATIENCE)?;
-        match self.has_image(name)? {
+        match self.has_image(name, PATIENCE)? {
             true => Ok(()),
             false => Err(EngineError::Image(String::from_utf8_lossy(&said.body).trim().to_owned())),
         }
+    }
+
+    /// Another name for an image.
+    pub(crate) fn tag(&self, image: &str, name: &str) -> Result<(), EngineError> {
+        let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let path = format!("/images/{image}/tag?repo={repository}&tag={tag}");
+        self.taken(("POST", &path), Body::Empty, PATIENCE).map(drop)
     }
 
     /// The names of images in `repository`.
@@ -245,25 +281,27 @@ impl Engine {
 
     /// Takes its name; what nothing uses any more goes with it.
     pub(crate) fn remove_image(&self, name: &str) -> Result<(), EngineError> {
-        self.taken(("DELETE", &format!("/images/{name}")), Body::Empty, PATIENCE).map(drop)
+        self.taken(("DELETE", &format!("/images/{name}")), Body::Empty, REMOVED_WITHIN).map(drop)
     }
 
-    /// What had the name before is gone: whoever asks holds the lock of the slot.
-    pub(crate) fn create(&self, name: &str, request: &serde_json::Value) -> Result<(), EngineError> {
+    /// The id of the new container, by which it is found whatever it is named later. What had the name before is gone: whoever asks
+    /// holds the lock of the slot.
+    pub(crate) fn create(&self, name: &str, request: &serde_json::Value) -> Result<String, EngineError> {
         self.remove(name)?;
         let body = request.to_string();
         let path = format!("/containers/create?name={name}");
-        self.taken(("POST", &path), Body::Json(body.as_bytes()), PATIENCE).map(drop)
+        let answer = self.taken(("POST", &path), Body::Json(body.as_bytes()), PATIENCE)?;
+        understood(&format!("POST {path}"), &answer).map(|Created { id }| id)
     }
 
-    pub(crate) fn start(&self, name: &str) -> Result<(), EngineError> {
+    pub(crate) fn start(&self, id: &str) -> Result<(), EngineError> {
         // 304: it runs already.
-        self.taken(("POST", &format!("/containers/{name}/start")), Body::Empty, PATIENCE).map(drop)
+        self.taken(("POST", &format!("/containers/{id}/start")), Body::Empty, PATIENCE).map(drop)
     }
 
-    pub(crate) fn state(&self, name: &str) -> Result<State, EngineError> {
-        let path = format!("/containers/{name}/json");
-        let answer = self.ask(("GET", &path), Body::Empty, PATIENCE)?;
+    pub(crate) fn state(&self, id: &str, patience: Duration) -> Result<State, EngineError> {
+        let path = format!("/containers/{id}/json");
+        let answer = self.ask(("GET", &path), Body::Empty, patience)?;
         if answer.status == 404 {
             return Ok(State::Gone);
         }
@@ -296,10 +334,6 @@ impl Engine {
         let path = format!("/containers/json?all=true&filters={filter}");
         let listed = self.taken(("GET", &path), Body::Empty, BRIEF_PATIENCE)?;
         understood(&format!("GET {path}"), &listed)
-    }
-
-    fn read<T: DeserializeOwned>(&self, method: &str, path: &str) -> Result<T, EngineError> {
-        understood(&format!("{method} {path}"), &self.taken((method, path), Body::Empty, PATIENCE)?)
     }
 
     fn taken(&self, question: (&str, &str), body: Body<'_>, patience: Duration) -> Result<Answer, EngineError> {
@@ -338,6 +372,17 @@ pub(crate) mod fake {
 
     /// Answers what begins like one of these, of which the first one counts, and tells what it was asked. The folder is its socket's.
     pub(crate) fn engine(answers: &'static [(&str, u16, &str)]) -> (Engine, mpsc::Receiver<String>, tempfile::TempDir) {
+        answering(move |question| {
+            let found = answers.iter().find(|(begins, ..)| question.starts_with(begins));
+            let (_, status, body) = found.unwrap_or(&("", 404, "{}"));
+            (*status, (*body).to_owned())
+        })
+    }
+
+    /// The same of any answers.
+    pub(crate) fn answering(
+        mut answer: impl FnMut(&str) -> (u16, String) + Send + 'static,
+    ) -> (Engine, mpsc::Receiver<String>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("engine.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -348,8 +393,7 @@ pub(crate) mod fake {
                 let mut lines = BufReader::new(stream.try_clone().unwrap());
                 lines.read_line(&mut line).unwrap();
                 let question = line.trim_end().trim_end_matches(" HTTP/1.0").to_owned();
-                let found = answers.iter().find(|(begins, ..)| question.starts_with(begins));
-                let (_, status, body) = found.unwrap_or(&("", 404, "{}"));
+                let (status, body) = answer(&question);
                 // Until its head has ended: one that is closed with something unread is reset.
                 while lines.read_line(&mut line).unwrap() > 2 {}
                 if told.send(question).is_err() {
@@ -375,8 +419,8 @@ mod tests {
             ("GET /info", 200, r#"{"SecurityOptions":["name=rootless"]}"#),
         ]);
         assert!(engine.remove("a").is_ok() && engine.start("a").is_ok());
-        assert_eq!(engine.state("a").unwrap(), State::Gone);
-        assert!(!engine.has_image("localhost/x:1").unwrap());
+        assert_eq!(engine.state("a", PATIENCE).unwrap(), State::Gone);
+        assert!(!engine.has_image("localhost/x:1", PATIENCE).unwrap());
         let fault = engine.look().unwrap_err().fault("instances cannot run in containers");
         assert!(fault.causes[0].ends_with("runs without root") && fault.hint.is_some(), "{fault:?}");
         let all: Vec<String> = asked.try_iter().collect();
@@ -392,6 +436,14 @@ mod tests {
         let expected = |said: &str| Err(format!("the container engine answered 500 to GET /x: {said}"));
         assert_eq!(said(500, r#"{"cause":"c","message":"no room","response":500}"#), expected("no room"));
         assert_eq!(said(500, "page not found\n"), expected("page not found"));
+        let hint = |body| accepted("POST /x", answer(500, body)).unwrap_err().fault("cannot run a container").hint;
+        assert_eq!(hint(r#"{"message":"no room"}"#), None);
+        for lacks in [
+            r#"{"message":"exec: \"docker-init\": executable file not found in $PATH"}"#,
+            r#"{"message":"finding container-init binary: exec: \"catatonit\": executable file not found"}"#,
+        ] {
+            assert!(hint(lacks).is_some_and(|hint| hint.starts_with("install")), "{lacks}");
+        }
     }
 
     #[test]
@@ -412,6 +464,8 @@ mod tests {
         assert_eq!(info.lacks(), [PROCESS_LIMIT, Lack::Calls.name()]);
         let whole = r#"{"MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=apparmor","name=seccomp,profile=default"]}"#;
         assert_eq!(serde_json::from_str::<Info>(whole).unwrap().lacks(), [""; 0]);
+        let idle = r#"{"MemoryLimit":true,"CpuCfsQuota":true,"PidsLimit":true,"SecurityOptions":["name=seccomp,profile=unconfined"]}"#;
+        assert_eq!(serde_json::from_str::<Info>(idle).unwrap().lacks(), [Lack::Calls.name()], "a filter of nothing");
         let is_rootless = |text: &str| serde_json::from_str::<Info>(text).unwrap().is_rootless();
         assert!(!is_rootless(r#"{"SecurityOptions":["name=seccomp,profile=default"],"Rootless":false}"#));
         assert!(!is_rootless(r#"{"SecurityOptions":null}"#));

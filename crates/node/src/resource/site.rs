@@ -201,6 +201,7 @@ impl<'s> Site<'s> {
             env: [("LC_ALL".to_owned(), bowline_core::instance::EnvValue::Clear("C.UTF-8".to_owned()))].into(),
             secret_files: Vec::new(),
             tools: None,
+            packages: Vec::new(),
             port: PortChoice::Fixed(self.server.port),
             reach: Reach::App,
             protocol: Protocol::default(),

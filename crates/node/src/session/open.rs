@@ -23,7 +23,7 @@ use crate::cage::Lack;
 use crate::driver::pidfd::Pidfd;
 use crate::driver::{Context, adopt, finish, start};
 use crate::procfs;
-use crate::shim::contract::{Clear, Record};
+use crate::shim::contract::{Clear, Contained, Record};
 use crate::shim::session::contract::{self, Order};
 use crate::shim::{SESSION, SESSION_MARK};
 
@@ -101,13 +101,20 @@ fn refuse_containers(context: &Context, spec: &SessionSpec) -> Result<(), Fault>
     let record = || Record::read(&context.layout.instance(id)).ok().flatten();
     match spec.place {
         SessionPlace::Inside => match record().and_then(|record| record.container) {
-            Some(container) => Err(fault
-                .hint(format!("ask the engine: docker exec -it {0} sh, or podman exec -it {0} sh", container.name))),
+            Some(container) => Err(fault.hint(ask_engine(&container))),
             None => Ok(()),
         },
         SessionPlace::OneOff if context.engines.is_none() => Ok(()),
         SessionPlace::OneOff => Err(fault.hint("make it a job of the file, or a command of `release.before`")),
     }
+}
+
+/// The machine may have several.
+fn ask_engine(Contained { socket, name, .. }: &Contained) -> String {
+    let socket = socket.display();
+    format!(
+        "ask its engine: docker -H unix://{socket} exec -it {name} sh, or podman --url unix://{socket} exec -it {name} sh"
+    )
 }
 
 fn enter(context: &Context, id: &InstanceId) -> Result<Place, Fault> {

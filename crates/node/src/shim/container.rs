@@ -32,13 +32,15 @@ use super::queue::Log;
 use crate::cgroup::Membership;
 use crate::driver::pidfd::Pidfd;
 use crate::engine::create::{GIVEN, SECRETS, START, STREAMS};
-use crate::engine::{Engine, EngineError, LOOK_AGAIN, State};
+use crate::engine::{BRIEF_PATIENCE, Engine, EngineError, LOOK_AGAIN, PATIENCE, State};
 use crate::procfs;
 
 /// How long the first process of a container that has started may take to become what it is told to be.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 /// How long the engine is asked how a container ended that was told to.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Between two questions to an engine that is away, at most.
+const LOOK_LAST: Duration = Duration::from_secs(1);
 /// What `docker-init` and shells end with for a signal: 128 and its number.
 const BY_SIGNAL: i32 = 128;
 /// A shell that did not become the app stays until all that it has started has ended: the container would end with it, and its grace
@@ -78,7 +80,8 @@ struct Shim {
     folder: PathBuf,
     given: PathBuf,
     engine: Engine,
-    name: String,
+    /// Of the container.
+    id: String,
     /// `None`: it has ended before it could be held.
     main: Option<(Pidfd, u32)>,
     /// Those that the engine has made; they go when it has noticed the end.
@@ -100,15 +103,18 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
     let streams = give(config, container).map_err(|error| failed(&error))?;
     let mut log = inner::open_log(config)?;
     let what = || format!("cannot run the container of {}", config.id);
-    engine.create(&container.name, &container.request).map_err(|error| error.refusal(what()))?;
+    let id = engine.create(&container.name, &container.request).map_err(|error| error.refusal(what()))?;
     reach(Point::ShimForked);
-    engine.start(&container.name).map_err(|error| error.refusal(what()))?;
-    let main = hold(&engine, &container.name, &config.mark, BEGINS_WITHIN).map_err(|error| error.refusal(what()))?;
+    engine.start(&id).map_err(|error| error.refusal(what()))?;
+    let main = hold(&engine, &id, &config.mark, BEGINS_WITHIN).map_err(|error| error.refusal(what()))?;
     reach(Point::ShimExecuted);
     let pid = main.as_ref().map_or(0, |(_, pid)| *pid);
     let (socket_of, name) = (container.socket.clone(), container.name.clone());
     let groups = Membership::of_process(pid);
-    let contained = Contained { socket: socket_of, name, pid, groups: groups.clone() };
+    if config.memory.is_some() {
+        groups.named(&id).die_as_one();
+    }
+    let contained = Contained { socket: socket_of, name, id: id.clone(), pid, groups: groups.clone() };
     log.line(now_ms(), Tag::Bowline, format!("started: container {}, port {}", container.name, config.port).as_bytes());
     log.flush();
     let started = Verdict::Started {
@@ -123,7 +129,7 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
         folder: config.folder.clone(),
         given: config.secret_folder.clone(),
         engine,
-        name: container.name.clone(),
+        id,
         main,
         groups,
         life: Life::new(Duration::from_millis(config.grace_ms)),
@@ -137,12 +143,12 @@ fn start(config: &Config, container: &Container, engine: Engine, socket: &OwnedF
 
 /// Opened first and asked for again: from then on its number cannot pass to another process. And it is this container's, by the mark in
 /// its environment: an engine in a virtual machine has the same numbers for other processes.
-fn hold(engine: &Engine, name: &str, mark: &str, within: Duration) -> Result<Option<(Pidfd, u32)>, EngineError> {
+fn hold(engine: &Engine, id: &str, mark: &str, within: Duration) -> Result<Option<(Pidfd, u32)>, EngineError> {
     let deadline = Instant::now() + within;
     loop {
-        let State::Runs { pid } = engine.state(name)? else { return Ok(None) };
+        let State::Runs { pid } = engine.state(id, PATIENCE)? else { return Ok(None) };
         let main = Pidfd::open(pid).ok().filter(|_| procfs::carries(pid, crate::shim::MARK, mark));
-        match (main, engine.state(name)?) {
+        match (main, engine.state(id, PATIENCE)?) {
             (Some(main), State::Runs { pid: still }) if still == pid => return Ok(Some((main, pid))),
             (None, State::Runs { .. }) if Instant::now() >= deadline => {
                 return Err(EngineError::Elsewhere { socket: engine.socket().to_owned() });
@@ -289,13 +295,14 @@ impl Shim {
 
     /// Only the engine knows; one that is started anew is waited for, as long as nobody wants the instance gone.
     fn last_words(&mut self) -> (Status, bool) {
-        let mut deadline = None;
+        let held = self.main.as_ref().map(|(_, pid)| *pid);
+        let (mut deadline, mut pause) = (None, LOOK_AGAIN);
         loop {
-            match self.engine.state(&self.name) {
-                Ok(State::Ended { code, out_of_memory }) => return (status(code), out_of_memory),
-                // Removed by somebody else, who killed it.
-                Ok(State::Gone) => return (Status::Signal(libc::SIGKILL), false),
-                Ok(State::Runs { .. }) | Err(_) => {}
+            // Whoever tells it to end does not wait much longer than the grace time.
+            let left = deadline.map(|deadline: Instant| deadline.saturating_duration_since(Instant::now()));
+            let state = self.engine.state(&self.id, left.map_or(BRIEF_PATIENCE, |left| left.max(LOOK_AGAIN)));
+            if let Some(last) = state.ok().and_then(|state| told(state, held)) {
+                return last;
             }
             if self.read_signals() {
                 deadline = deadline.or_else(|| Some(Instant::now() + LAST_WORDS));
@@ -303,7 +310,10 @@ impl Shim {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return (Status::Signal(libc::SIGKILL), false);
             }
-            std::thread::sleep(LOOK_AGAIN);
+            let patience = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
+            // Interrupted or failing, the round looks at everything anyway.
+            let _ = poll(&mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], patience);
+            pause = if deadline.is_some() { LOOK_AGAIN } else { (pause * 2).min(LOOK_LAST) };
         }
     }
 
@@ -349,8 +359,20 @@ impl Shim {
         self.log.settle();
         reach(Point::ShimEndRecorded);
         // After the record: an engine may take its time, or not answer. What stays is removed before its name is used again.
-        let _ = self.engine.remove(&self.name);
+        let _ = self.engine.remove(&self.id);
         remove_given(&self.given);
+    }
+}
+
+/// How a container ended whose first process is gone; `None`: its engine has not noticed. `held` is the number of that process.
+fn told(state: State, held: Option<u32>) -> Option<(Status, bool)> {
+    match state {
+        State::Ended { code, out_of_memory } => Some((status(code), out_of_memory)),
+        // Removed by somebody else, who killed it.
+        State::Gone => Some((Status::Signal(libc::SIGKILL), false)),
+        State::Runs { pid } if held == Some(pid) => None,
+        // Started again by somebody else, who ended it: what runs now is nobody's, and goes when this one is removed.
+        State::Runs { .. } => Some((Status::Signal(libc::SIGKILL), false)),
     }
 }
 
@@ -366,6 +388,7 @@ fn status(code: i32) -> Status {
 mod tests {
     use super::*;
     use crate::engine::fake;
+    use crate::shim::log::LogFile;
 
     #[test]
     fn a_shell_reads_back_what_the_engine_must_not_know() {
@@ -428,6 +451,17 @@ mod tests {
     }
 
     #[test]
+    fn a_container_that_somebody_starts_again_has_ended() {
+        let killed = Some((Status::Signal(libc::SIGKILL), false));
+        assert_eq!(told(State::Runs { pid: 7 }, Some(7)), None, "it is not noticed yet");
+        assert_eq!(told(State::Runs { pid: 8 }, Some(7)), killed);
+        assert_eq!(told(State::Runs { pid: 8 }, None), killed, "of one that was never held");
+        assert_eq!(told(State::Gone, Some(7)), killed);
+        let out_of_memory = State::Ended { code: 137, out_of_memory: true };
+        assert_eq!(told(out_of_memory, Some(7)), Some((Status::Signal(libc::SIGKILL), true)));
+    }
+
+    #[test]
     fn a_process_that_only_has_the_number_is_not_held() {
         // The first process of this machine, which is no container's.
         let (engine, _asked, _folder) = fake::engine(&[(
@@ -439,6 +473,15 @@ mod tests {
         assert!(matches!(refused, EngineError::Elsewhere { .. }), "{refused}");
         let (engine, _asked, _folder) = fake::engine(&[]);
         assert!(hold(&engine, "a", "no-mark", Duration::ZERO).unwrap().is_none(), "it has ended and is gone");
+    }
+
+    #[test]
+    fn output_has_an_end_though_somebody_else_writes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        // There is always more of it, and nobody says how much it holds.
+        let mut endless = Stream::new(fs::File::open("/dev/zero").unwrap(), Tag::Out);
+        let mut log = Log::start(LogFile::new(folder.path().join("log"), 1 << 20, 1, 1, None), 1).unwrap();
+        endless.drain(&mut log, 0);
     }
 
     #[test]

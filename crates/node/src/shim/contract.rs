@@ -3,6 +3,7 @@
 //! A shim outlives the daemon that started it, and a daemon may be newer than the shims it finds. Each form carries its
 //! version; a reader knows the two latest. Fields are only ever added, with a default.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -111,11 +112,21 @@ pub(crate) struct Container {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Contained {
     pub socket: PathBuf,
+    /// As its slot names it.
     pub name: String,
+    /// As its engine does, whatever it is named later.
+    pub id: String,
     /// Its first process, as this machine numbers it.
     pub pid: u32,
     /// Made by the engine, and its to remove.
     pub groups: crate::cgroup::Membership,
+}
+
+impl Contained {
+    /// The groups that hold nothing else.
+    pub(crate) fn own_groups(&self) -> crate::cgroup::Membership {
+        self.groups.named(&self.id)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -344,6 +355,13 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path, format: fn(&T) -> u32) -> Res
 impl Record {
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>, RecordError> {
         read(&folder.join(RECORD), |r: &Self| r.format)
+    }
+
+    /// One that was read while its shim began says by now what it is in.
+    pub(crate) fn completed(&self, folder: &Path) -> Cow<'_, Self> {
+        let says = self.container.is_some() || self.cgroup.is_some();
+        let later = if says { None } else { Self::read(folder).ok().flatten() };
+        later.map_or(Cow::Borrowed(self), Cow::Owned)
     }
 
     /// It names processes, which a power cut ends: nothing is synced.

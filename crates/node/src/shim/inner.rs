@@ -35,6 +35,8 @@ use crate::procfs;
 pub(super) const HERE: &[u8] = b"here";
 /// Held by a pipe while the shim is busy, where the machine grants it.
 const PIPE_BYTES: i32 = 256 << 10;
+/// What a pipe holds at most where nobody asks for more, and the machine does not say (pipe(7)).
+const MOST_HELD: usize = 1 << 20;
 /// Read from a stream at once.
 const CHUNK: usize = 16 << 10;
 
@@ -389,9 +391,12 @@ impl Stream {
         Self { pipe, splitter: Splitter::default(), tag }
     }
 
-    /// What is left in it, and a last line without an end.
+    /// What is left in it, and a last line without an end. No more than it can hold: who wrote has ended, and somebody else who has
+    /// it open may write on for ever.
     pub(super) fn drain(&mut self, log: &mut Log, now_ms: u64) {
-        while self.read(log, now_ms) == Flow::More {}
+        let holds = fcntl(&self.pipe, FcntlArg::F_GETPIPE_SZ).ok().and_then(|bytes| usize::try_from(bytes).ok());
+        let reads = holds.unwrap_or(MOST_HELD).div_ceil(CHUNK) + 1;
+        let _ = (0..reads).find(|_| self.read(log, now_ms) != Flow::More);
         let tag = self.tag;
         self.splitter.finish(|line| log.line(now_ms, tag, line));
     }

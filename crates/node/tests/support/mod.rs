@@ -106,6 +106,7 @@ impl Node {
             env: BTreeMap::new(),
             secret_files: Vec::new(),
             tools: None,
+            packages: Vec::new(),
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: None,
@@ -171,9 +172,11 @@ impl Node {
     pub(crate) async fn exited(&mut self, text: &str) -> Exit {
         self.until(&format!("{text} has exited"), |seen| match &seen.instances.get(&id(text))?.phase {
             Phase::Exited(exit) => Some(exit.clone()),
-            Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } | Phase::Refused(_) => {
-                None
-            }
+            Phase::Preparing(_)
+            | Phase::Starting
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Refused(_) => None,
         })
         .await
     }
@@ -181,9 +184,11 @@ impl Node {
     pub(crate) async fn refused(&mut self, text: &str) -> Fault {
         self.until(&format!("{text} is refused"), |seen| match &seen.instances.get(&id(text))?.phase {
             Phase::Refused(fault) => Some(fault.clone()),
-            Phase::Preparing | Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } | Phase::Exited(_) => {
-                None
-            }
+            Phase::Preparing(_)
+            | Phase::Starting
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Exited(_) => None,
         })
         .await
     }

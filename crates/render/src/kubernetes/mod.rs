@@ -82,6 +82,12 @@ impl Refused {
     }
 }
 
+/// Services of which nobody says which image they run.
+pub fn lacking(input: &Input<'_>) -> Vec<ServiceName> {
+    let ctx = Ctx::of(input);
+    ctx.app.services.keys().filter(|service| ctx.image(service).is_none()).cloned().collect()
+}
+
 /// The objects of an app.
 ///
 /// # Errors
@@ -91,12 +97,11 @@ pub fn kubernetes(input: &Input<'_>) -> Result<Manifests, Refused> {
     if !refused.is_empty() {
         return Err(Refused::Keys(refused));
     }
-    let ctx = Ctx::of(input);
-    let missing: Vec<ServiceName> =
-        ctx.app.services.keys().filter(|service| ctx.image(service).is_none()).cloned().collect();
+    let missing = lacking(input);
     if !missing.is_empty() {
         return Err(Refused::Images(missing));
     }
+    let ctx = Ctx::of(input);
     let mut out = Out::default();
     for service in ctx.app.services.keys() {
         workload::put(&ctx, service, &mut out);

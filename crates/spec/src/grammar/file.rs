@@ -67,7 +67,7 @@ static SERVICE: TableSpec = TableSpec {
             "packages",
             List(Form::Package),
             Omitted("none"),
-            "System packages that the build needs. Checked; installed only with consent.",
+            "System packages that the app needs, to be built or to run. Checked; installed only with consent. Its images have them, but for those that only builds use (`-dev`, and Debian's sections `devel` and `libdevel`).",
         ),
         key(
             "runtime",
@@ -565,8 +565,13 @@ static IMAGE: TableSpec = table(
     "image",
     "The image that a release becomes.",
     &[
-        key("push", Text(Form::Image), Required, "The repository it is pushed to."),
-        key("login", SecretRef, Omitted("anonymous"), "`user:password` for the registry."),
+        key(
+            "push",
+            Text(Form::Image),
+            Required,
+            "The repository that it is pushed to by `deploy --to kubernetes`, for all services.",
+        ),
+        key("login", SecretRef, Omitted("anonymous"), "`user:password` by which a cluster pulls it."),
     ],
 );
 

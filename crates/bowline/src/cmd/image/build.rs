@@ -11,6 +11,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, ServiceName};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Reference};
 use bowline_image::base::{BaseError, Machine, MachineBase, Needs, Start, ground};
+use bowline_image::engine::Builder;
 use bowline_image::sbom::Sbom;
 use bowline_image::{Image, Labels, Layout, REST, Recipe, Run, Tree, make};
 use bowline_node::build::{BuildConfig, placed};
@@ -41,22 +42,48 @@ struct Told<'a> {
 }
 
 /// One image, before it has a name.
-pub(super) struct Built {
-    pub(super) made: Image,
+pub(in crate::cmd) struct Built {
+    pub(in crate::cmd) made: Image,
     /// `None`: what is in it is not known.
     pub(super) sbom: Option<Vec<u8>>,
-    pub(super) base: &'static str,
-    pub(super) notes: Vec<String>,
+    pub(in crate::cmd) base: &'static str,
+    pub(in crate::cmd) notes: Vec<String>,
 }
+
+impl Built {
+    /// Under these names, with its bill before them: what has a name is whole.
+    pub(in crate::cmd) fn keep(&self, names: &[Reference], layout: &Layout) -> Result<(), Fault> {
+        if let Some(sbom) = &self.sbom {
+            layout.keep_sbom(&self.made, sbom)?;
+        }
+        Ok(layout.name(&self.made, names)?)
+    }
+}
+
+/// What images are made of.
+#[derive(Clone, Copy)]
+pub(in crate::cmd) struct Source<'a> {
+    pub(in crate::cmd) key: &'a AppKey,
+    pub(in crate::cmd) app: &'a App,
+    pub(in crate::cmd) dir: &'a Path,
+    pub(in crate::cmd) paths: &'a Paths,
+    /// `None`: the first that works.
+    pub(in crate::cmd) builder: Option<Builder>,
+}
+
+/// Takes what builds and engines say, line by line.
+pub(in crate::cmd) type Tell<'t> = dyn FnMut(&ServiceName, &str) + 't;
 
 pub(super) async fn run(args: ImageBuild, paths: &Paths, layout: Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "image build")?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
     let app = file::read(&dir, &env, ui)?.app;
+    let key = AppKey { env, app: app.name.clone() };
+    let source = Source { key: &key, app: &app, dir: &dir, paths, builder: args.builder };
     let mut interrupts = Interrupts::new()?;
     tokio::select! {
-        built = all(&args, &app, env, &dir, paths, &layout, ui) => built?,
+        built = all(&args, source, &layout, ui) => built?,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
     }
     collect(layout, ui);
@@ -64,7 +91,7 @@ pub(super) async fn run(args: ImageBuild, paths: &Paths, layout: Layout, ui: &Ui
 }
 
 /// What no name leads to any more, and has not for a day. What was asked for is done, also where that fails.
-pub(super) fn collect(layout: Layout, ui: &Ui) {
+pub(in crate::cmd) fn collect(layout: Layout, ui: &Ui) {
     let told = match layout.collect(REST, SystemTime::now()) {
         Ok(Some(gone)) if gone.files > 0 => {
             let size = bowline_core::units::Round(bowline_core::units::Bytes(gone.bytes));
@@ -78,40 +105,67 @@ pub(super) fn collect(layout: Layout, ui: &Ui) {
     ui.aside(format!("  {}", ui.paint(Tone::Faint, told)));
 }
 
-async fn all(
-    args: &ImageBuild,
-    app: &App,
-    env: EnvName,
-    dir: &Path,
-    paths: &Paths,
-    layout: &Layout,
-    ui: &Ui,
-) -> Result<(), Fault> {
+async fn all(args: &ImageBuild, source: Source<'_>, layout: &Layout, ui: &Ui) -> Result<(), Fault> {
+    let app = source.app;
     let chosen = Chosen::of(app, args.service.as_deref())?;
     // What a folder turns out to be is known when it is built.
     let runs = |name: &&ServiceName| app.services.get(*name).is_some_and(|service| service.run.is_some());
     for_one(args, chosen.names.iter().filter(runs).count() + chosen.by_engine.len())?;
-    let artifacts = match chosen.by_us.services.is_empty() {
+    let mut tell =
+        |service: &ServiceName, line: &str| ui.aside(format!("  {}  {line}", ui.paint(Tone::Faint, service.as_str())));
+    let artifacts = artifacts(source, &chosen, &mut tell).await?;
+    for_one(args, artifacts.len() + chosen.by_engine.len())?;
+    for (name, image) in made(source, &chosen, &artifacts, layout, &mut tell).await? {
+        keep(args, app, &name, &image, layout, ui).await?;
+    }
+    Ok(())
+}
+
+/// An image of each of these services, each of which has a build of its own; none is named.
+pub(in crate::cmd) async fn images(
+    source: Source<'_>,
+    services: &BTreeSet<ServiceName>,
+    layout: &Layout,
+    tell: &mut Tell<'_>,
+) -> Result<Vec<(ServiceName, Built)>, Fault> {
+    let chosen = Chosen::these(source.app, services.iter());
+    let artifacts = artifacts(source, &chosen, tell).await?;
+    made(source, &chosen, &artifacts, layout, tell).await
+}
+
+/// What was built of those services that run something.
+async fn artifacts(
+    source: Source<'_>,
+    chosen: &Chosen,
+    tell: &mut Tell<'_>,
+) -> Result<BTreeMap<ServiceName, Artifact>, Fault> {
+    let mut artifacts = match chosen.by_us.services.is_empty() {
         true => BTreeMap::new(),
-        false => built(&Arc::new(chosen.by_us), env, dir, paths, ui).await?,
+        false => built(source, &chosen.by_us, tell).await?,
     };
-    let runs = artifacts.iter().filter(|(name, artifact)| chosen.names.contains(*name) && artifact.run.is_some());
-    let runs: Vec<(&ServiceName, &Artifact)> = runs.collect();
-    let count = runs.len() + chosen.by_engine.len();
-    if count == 0 {
+    artifacts.retain(|name, artifact| chosen.names.contains(name) && artifact.run.is_some());
+    if artifacts.is_empty() && chosen.by_engine.is_empty() {
         return Err(Fault::new(FaultKind::Invalid, "no service that was meant runs anything")
             .hint("an image is of a service with `run`; static files are served by the edge"));
     }
-    for_one(args, count)?;
-    for (name, artifact) in runs {
-        let image = image(app, name, artifact, layout)?;
-        keep(args, app, name, &image, layout, ui).await?;
+    Ok(artifacts)
+}
+
+async fn made(
+    source: Source<'_>,
+    chosen: &Chosen,
+    artifacts: &BTreeMap<ServiceName, Artifact>,
+    layout: &Layout,
+    tell: &mut Tell<'_>,
+) -> Result<Vec<(ServiceName, Built)>, Fault> {
+    let mut all = Vec::new();
+    for (name, artifact) in artifacts {
+        all.push((name.clone(), image(source.app, name, artifact, layout)?));
     }
     for (name, file) in &chosen.by_engine {
-        let image = dockerfile::build(app, name, file, dir, args.builder, layout, ui).await?;
-        keep(args, app, name, &image, layout, ui).await?;
+        all.push((name.clone(), dockerfile::build(source, name, file, layout, tell).await?));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// A name and a file are one image's.
@@ -139,18 +193,24 @@ impl Chosen {
                 .hint(format!("its services: {}", names.join(", "))));
         }
         let wanted = |name: &&ServiceName| only.is_none_or(|only| only == name.as_str());
+        for name in app.services.keys().filter(wanted).filter(|_| only.is_some()) {
+            if let Origin::Image(image) = &app.services[maker(app, name)].origin {
+                return Err(Fault::new(FaultKind::Invalid, format!("service {name} is an image already: {image}"))
+                    .hint(format!("bowline image pull {image}")));
+            }
+        }
+        Ok(Self::these(app, app.services.keys().filter(wanted)))
+    }
+
+    fn these<'n>(app: &'n App, names: impl Iterator<Item = &'n ServiceName>) -> Self {
         let mut chosen = Self { names: BTreeSet::new(), by_us: app.clone(), by_engine: BTreeMap::new() };
         let mut needed = BTreeSet::new();
-        for name in app.services.keys().filter(wanted) {
+        for name in names {
             let maker = maker(app, name);
             match &app.services[maker].origin {
                 Origin::Dockerfile { dir, file } => {
                     let file = dockerfile::Dockerfile { dir: dir.clone(), file: file.clone() };
                     chosen.by_engine.insert(name.clone(), file);
-                }
-                Origin::Image(image) if only.is_some() => {
-                    return Err(Fault::new(FaultKind::Invalid, format!("service {name} is an image already: {image}"))
-                        .hint(format!("bowline image pull {image}")));
                 }
                 Origin::Image(_) => {}
                 Origin::Folder { .. } | Origin::Static { .. } | Origin::BuildOf(_) => {
@@ -160,12 +220,12 @@ impl Chosen {
             }
         }
         chosen.by_us.services.retain(|name, _| needed.contains(name));
-        Ok(chosen)
+        chosen
     }
 }
 
 /// The service whose build another one runs. The file was read: it leads to one.
-fn maker<'a>(app: &'a App, name: &'a ServiceName) -> &'a ServiceName {
+pub(in crate::cmd) fn maker<'a>(app: &'a App, name: &'a ServiceName) -> &'a ServiceName {
     let mut at = name;
     for _ in 0..app.services.len() {
         match app.services.get(at).map(|service| &service.origin) {
@@ -176,7 +236,6 @@ fn maker<'a>(app: &'a App, name: &'a ServiceName) -> &'a ServiceName {
     at
 }
 
-/// Under its name, with its bill before it: what has a name is whole.
 async fn keep(
     args: &ImageBuild,
     app: &App,
@@ -189,10 +248,7 @@ async fn keep(
         Some(tag) => tag.clone(),
         None => own_name(app, name)?,
     };
-    if let Some(sbom) = &image.sbom {
-        layout.keep_sbom(&image.made, sbom)?;
-    }
-    layout.name(&image.made, std::slice::from_ref(&called))?;
+    image.keep(std::slice::from_ref(&called), layout)?;
     if let Some(path) = &args.archive {
         layout.archive_at(path, &image.made, std::slice::from_ref(&called))?;
     }
@@ -210,18 +266,12 @@ async fn keep(
 }
 
 /// Builds as the user who says so: an app's own user is a daemon's to give.
-async fn built(
-    app: &Arc<App>,
-    env: EnvName,
-    dir: &Path,
-    paths: &Paths,
-    ui: &Ui,
-) -> Result<BTreeMap<ServiceName, Artifact>, Fault> {
+async fn built(source: Source<'_>, app: &App, tell: &mut Tell<'_>) -> Result<BTreeMap<ServiceName, Artifact>, Fault> {
     let exe = std::env::current_exe()
         .map_err(|error| Fault::new(FaultKind::Failed, "this binary cannot be found").source(&error))?;
     let config = BuildConfig {
-        state_dir: paths.state.clone(),
-        run_dir: paths.run.clone(),
+        state_dir: source.paths.state.clone(),
+        run_dir: source.paths.run.clone(),
         exe,
         environment: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -229,9 +279,9 @@ async fn built(
         namespaces: true,
     };
     let request = BuildRequest {
-        key: AppKey { env, app: app.name.clone() },
-        source: dir.to_owned(),
-        app: Arc::clone(app),
+        key: source.key.clone(),
+        source: source.dir.to_owned(),
+        app: Arc::new(app.clone()),
         uid: None,
         time_limit: BUILD_TIME,
     };
@@ -241,7 +291,7 @@ async fn built(
         while let Some(one) = told.recv().await {
             match one {
                 BuildProgress::Line { service, text, .. } | BuildProgress::Note { service, text } => {
-                    ui.aside(format!("  {}  {text}", ui.paint(Tone::Faint, service.as_str())));
+                    tell(&service, &text);
                 }
                 BuildProgress::Phase { .. } => {}
             }
@@ -251,7 +301,8 @@ async fn built(
     Ok(built?.artifacts)
 }
 
-fn own_name(app: &App, service: &ServiceName) -> Result<Reference, Fault> {
+/// What it is called here where nobody says it.
+pub(in crate::cmd) fn own_name(app: &App, service: &ServiceName) -> Result<Reference, Fault> {
     format!("localhost/{}-{service}", app.name).parse().map_err(|error| {
         Fault::new(FaultKind::Invalid, "the app's name is none for an image").source(&error).hint("say one: --tag NAME")
     })
@@ -275,6 +326,7 @@ fn image(app: &App, name: &ServiceName, artifact: &Artifact, layout: &Layout) ->
     if let Some(interpreter) = placed.interpreter {
         needs.also(interpreter, &[&own], start, root)?;
     }
+    let needs = needs.with_packages(app.packages(name), root)?;
     let (base, below) = below(&needs, root)?;
     sbom.packages(&below.packages, &below.distribution);
     let mut notes = below.notes;

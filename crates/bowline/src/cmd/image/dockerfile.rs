@@ -1,16 +1,12 @@
 //! A service with a `dockerfile`: an engine of this machine builds it, and what comes of it is kept like any other image.
 
-use std::path::Path;
-
-use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::ServiceName;
 use bowline_image::engine::Builder;
 use bowline_image::{Adoption, Blobs, Labels, Layout, Run, RunsAs, adopt};
 use tokio::sync::mpsc;
 
-use super::build::{Built, epoch, labels};
-use crate::ui::{Tone, Ui};
+use super::build::{Built, Source, Tell, epoch, labels};
 
 /// Lines of an engine on their way.
 const QUEUE: usize = 64;
@@ -25,32 +21,31 @@ pub(super) struct Dockerfile {
 
 /// What the engine makes is first kept apart: only what is taken in is the layout's.
 pub(super) async fn build(
-    app: &App,
+    source: Source<'_>,
     name: &ServiceName,
     file: &Dockerfile,
-    source: &Path,
-    builder: Option<Builder>,
     layout: &Layout,
-    ui: &Ui,
+    tell: &mut Tell<'_>,
 ) -> Result<Built, Fault> {
+    let app = source.app;
     let doing = format!("service {name} cannot be built by its Dockerfile");
-    let context = source.join(&file.dir);
+    let context = source.dir.join(&file.dir);
     let path = context.join(&file.file);
     if !path.is_file() {
         return Err(Fault::new(FaultKind::Invalid, format!("service.{name}.dockerfile = {:?} is no file", file.file))
             .caused_by(format!("there is none at {}", path.display()))
             .hint(format!("paths are below the app's folder: write it, or leave out service.{name}.dockerfile")));
     }
-    let builder = match builder {
+    let builder = match source.builder {
         Some(builder) => builder,
         None => Builder::find().await.map_err(|error| error.fault(&doing))?,
     };
     let apart = layout.apart()?;
     let blobs = Blobs::open(apart.path())?;
-    let (send, mut lines) = mpsc::channel(QUEUE);
+    let (send, mut lines) = mpsc::channel::<String>(QUEUE);
     let telling = async {
         while let Some(line) = lines.recv().await {
-            ui.aside(format!("  {}  {line}", ui.paint(Tone::Faint, name.as_str())));
+            tell(name, &line);
         }
     };
     let building = async {

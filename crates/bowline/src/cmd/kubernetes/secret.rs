@@ -12,11 +12,12 @@ use bowline_core::id::{AppKey, SecretName};
 use bowline_core::secret::Secret as Value;
 use bowline_kube::history::Release;
 use bowline_kube::secrets::{Entry, Index, reads};
-use bowline_kube::{Cluster, Id, Owner, Refusal, Told, now_ms};
+use bowline_kube::{Cluster, Id, Owner, Refusal, now_ms};
 use bowline_render::{Need, Needed, Salt, role, secret_object};
 use serde::Serialize;
 use serde_json::{Value as Object, json};
 
+use super::objects::Ends;
 use super::{Place, Telling, owner};
 use crate::args::Secret;
 use crate::cmd::logs::time;
@@ -26,6 +27,7 @@ use crate::ui::Ui;
 /// Bytes of a salt, and of what is generated.
 const BYTES: usize = 32;
 const BY_BOWLINE: &str = "bowline";
+const SALT: &str = "salt";
 
 #[derive(Debug, Serialize)]
 struct Listed<'a> {
@@ -144,8 +146,7 @@ fn enter(index: &mut Index, name: &SecretName, entry: Entry) {
 /// That of the app, made when it is first asked for.
 async fn salt(cluster: &Cluster, owner: &Owner) -> Result<Salt, Refusal> {
     use base64::Engine;
-    const KEY: &str = "salt";
-    let name = format!("bowline.{}.{}.salt", owner.env, owner.app);
+    let name = salt_name(owner);
     let path = cluster.core(&format!("secrets/{name}"));
     let found = match cluster.find(&path).await? {
         Some(found) => found,
@@ -154,7 +155,7 @@ async fn salt(cluster: &Cluster, owner: &Owner) -> Result<Salt, Refusal> {
             let labels: BTreeMap<&str, String> = owner.labels().into();
             let object = json!({
                 "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "labels": labels },
-                "immutable": true, "type": "Opaque", "data": { KEY: text },
+                "immutable": true, "type": "Opaque", "data": { SALT: text },
             });
             match cluster.create(&cluster.core("secrets"), &object).await {
                 Err(refusal) if refusal.is_taken() => cluster.get(&path).await?,
@@ -162,8 +163,17 @@ async fn salt(cluster: &Cluster, owner: &Owner) -> Result<Salt, Refusal> {
             }
         }
     };
-    let text = found["data"][KEY].as_str().unwrap_or_default();
-    Ok(Salt(Value::new(base64::prelude::BASE64_STANDARD.decode(text).unwrap_or_default())))
+    Ok(salt_of(&found))
+}
+
+fn salt_name(owner: &Owner) -> String {
+    format!("bowline.{}.{}.salt", owner.env, owner.app)
+}
+
+fn salt_of(secret: &Object) -> Salt {
+    use base64::Engine;
+    let text = secret["data"][SALT].as_str().unwrap_or_default();
+    Salt(Value::new(base64::prelude::BASE64_STANDARD.decode(text).unwrap_or_default()))
 }
 
 fn random() -> [u8; BYTES] {
@@ -255,60 +265,25 @@ pub(super) fn makes_some(needs: &[Need]) -> bool {
     })
 }
 
-/// What the objects of the release's secrets are called; what nobody has set and may be made is made.
-pub(super) async fn held(
+/// Whether all is there that nobody makes here. It is told before anything is built for it.
+pub(super) async fn fit(
     cluster: &Cluster,
     owner: &Owner,
     (key, dir): (&AppKey, &Path),
     needs: &[Need],
     telling: &mut Telling<'_>,
-) -> Result<BTreeMap<SecretName, String>, Fault> {
-    let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
-    let before = index.clone();
-    let (mut held, mut unset, mut missing) = (BTreeMap::new(), Vec::new(), Vec::new());
+) -> Result<(), Fault> {
+    let (index, _) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
+    let (mut unset, mut missing) = (Vec::new(), Vec::new());
     for need in needs {
         match &need.what {
             Needed::Secret { name, source } => {
-                let from_file = match source {
-                    Some(SecretSource::File(path)) => Some(dir.join(path)),
-                    Some(SecretSource::Store { .. } | SecretSource::Aws(_) | SecretSource::Vault(_)) | None => None,
-                };
-                if let Some(path) = from_file {
-                    let value =
-                        Value::new(value(&key.app.to_string(), name.as_str(), Some(path.as_path()), &Ui::new(true))?);
-                    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
-                    made(cluster, key, name, (&value, &salt), &mut index, BY_BOWLINE).await?;
-                } else if !index.contains_key(name.as_str()) {
-                    match source {
-                        Some(SecretSource::Store { generate: true }) => {
-                            // Who may make it may not read the salt; nobody sets the same value again.
-                            let salt = Salt(Value::new(random().to_vec()));
-                            made(cluster, key, name, (&generated(), &salt), &mut index, BY_BOWLINE).await?;
-                            telling.tell(Told::Note { service: None, text: format!("secret {name} is made") });
-                        }
-                        // Somebody else may have made it under the name by which manifests ask for it.
-                        Some(
-                            SecretSource::Store { .. }
-                            | SecretSource::File(_)
-                            | SecretSource::Aws(_)
-                            | SecretSource::Vault(_),
-                        )
-                        | None => match is_there(cluster, &need.object).await? {
-                            There::Yes => drop(held.insert(name.clone(), need.object.clone())),
-                            There::Unseen => {
-                                let set = set_by((owner, cluster), name);
-                                telling.note(format!("{name} is not set there, unless somebody has made the secret {}, which you may not look at: {set}", need.object));
-                                held.insert(name.clone(), need.object.clone());
-                            }
-                            There::No => unset.push(name.clone()),
-                        },
-                    }
-                }
-                if let Some(entry) = index.get(name.as_str()) {
-                    held.insert(name.clone(), entry.object.clone());
+                let asked = Asked { cluster, owner, key, dir, name, source: source.as_ref(), object: &need.object };
+                if !asked.is_there(&index, telling).await? {
+                    unset.push(name.clone());
                 }
             }
-            Needed::Password { of: _, user } => password(cluster, owner, need, user.as_deref()).await?,
+            Needed::Password { .. } => {}
             Needed::Bearer { .. } | Needed::Users { .. } | Needed::Login { .. } | Needed::Certificate { .. } => {
                 let said = need.said(cluster.kubectl("").trim_end());
                 match is_there(cluster, &need.object).await? {
@@ -319,10 +294,131 @@ pub(super) async fn held(
             }
         }
     }
+    there((owner, cluster), &unset, missing)
+}
+
+/// What the objects of the release's secrets are called; what nobody has set and may be made is made, for a deploy.
+pub(super) async fn held(
+    cluster: &Cluster,
+    owner: &Owner,
+    (key, dir): (&AppKey, &Path),
+    (needs, ends): (&[Need], Ends),
+    telling: &mut Telling<'_>,
+) -> Result<BTreeMap<SecretName, String>, Fault> {
+    let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
+    let before = index.clone();
+    let mut held = BTreeMap::new();
+    for need in needs {
+        match &need.what {
+            Needed::Secret { name, source } => {
+                let asked = Asked { cluster, owner, key, dir, name, source: source.as_ref(), object: &need.object };
+                let found = match ends {
+                    Ends::Deployed => Some(asked.held(&mut index, telling).await?),
+                    Ends::Foreseen => asked.foreseen(&index, telling).await?,
+                };
+                held.extend(found.map(|object| (name.clone(), object)));
+            }
+            Needed::Password { of, .. } if ends == Ends::Foreseen => match is_there(cluster, &need.object).await? {
+                There::Yes | There::Unseen => {}
+                There::No => telling.note(format!("the password of {of} is to be made")),
+            },
+            Needed::Password { of: _, user } => password(cluster, owner, need, user.as_deref()).await?,
+            Needed::Bearer { .. } | Needed::Users { .. } | Needed::Login { .. } | Needed::Certificate { .. } => {}
+        }
+    }
     if index != before {
         cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(key, &refusal))?;
     }
-    there((owner, cluster), &unset, missing).map(|()| held)
+    Ok(held)
+}
+
+/// A secret of the file that the release reads.
+struct Asked<'a> {
+    cluster: &'a Cluster,
+    owner: &'a Owner,
+    key: &'a AppKey,
+    dir: &'a Path,
+    name: &'a SecretName,
+    source: Option<&'a SecretSource>,
+    /// What it is called where somebody else makes it.
+    object: &'a str,
+}
+
+impl Asked<'_> {
+    /// Whether somebody has set it, as far as it is to be set. Somebody else may have made it under the name by which manifests ask for it.
+    async fn is_there(&self, index: &Index, telling: &mut Telling<'_>) -> Result<bool, Fault> {
+        let Self { cluster, owner, name, object, .. } = *self;
+        if index.contains_key(name.as_str()) || self.is_generated() || self.of_its_file()?.is_some() {
+            return Ok(true);
+        }
+        match is_there(cluster, object).await? {
+            There::Yes => {}
+            There::Unseen => {
+                let set = set_by((owner, cluster), name);
+                telling.note(format!(
+                    "{name} is not set there, unless somebody has made the secret {object}, which you may not look at: {set}"
+                ));
+            }
+            There::No => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Which object holds it.
+    async fn held(&self, index: &mut Index, telling: &mut Telling<'_>) -> Result<String, Fault> {
+        let Self { cluster, owner, key, name, .. } = *self;
+        if let Some(value) = self.of_its_file()? {
+            let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
+            made(cluster, key, name, (&value, &salt), index, BY_BOWLINE).await?;
+        } else if !index.contains_key(name.as_str()) && self.is_generated() {
+            // Who may make it may not read the salt; nobody sets the same value again.
+            let salt = Salt(Value::new(random().to_vec()));
+            made(cluster, key, name, (&generated(), &salt), index, BY_BOWLINE).await?;
+            telling.note(format!("secret {name} is made"));
+        }
+        Ok(self.known(index))
+    }
+
+    /// The same, and nothing is made. `None`: it is called by what it will hold.
+    async fn foreseen(&self, index: &Index, telling: &mut Telling<'_>) -> Result<Option<String>, Fault> {
+        let Self { cluster, owner, key, name, .. } = *self;
+        let known = index.get(name.as_str()).map(|entry| entry.object.clone());
+        if let Some(value) = self.of_its_file()? {
+            let path = cluster.core(&format!("secrets/{}", salt_name(owner)));
+            let found = cluster.find(&path).await.map_err(|refusal| unwritten(key, &refusal))?;
+            let object = found.map(|found| secret_object(key, name, &value, &salt_of(&found)).id.name);
+            if object.is_none() || object != known {
+                telling.note(format!("secret {name} is to be what is in its file"));
+            }
+            return Ok(object);
+        }
+        if known.is_none() && self.is_generated() {
+            telling.note(format!("secret {name} is to be made"));
+            return Ok(None);
+        }
+        Ok(Some(self.known(index)))
+    }
+
+    /// By the index, else as somebody else has made it.
+    fn known(&self, index: &Index) -> String {
+        index.get(self.name.as_str()).map_or_else(|| self.object.to_owned(), |entry| entry.object.clone())
+    }
+
+    fn is_generated(&self) -> bool {
+        match self.source {
+            Some(SecretSource::Store { generate }) => *generate,
+            Some(SecretSource::File(_) | SecretSource::Aws(_) | SecretSource::Vault(_)) | None => false,
+        }
+    }
+
+    fn of_its_file(&self) -> Result<Option<Value>, Fault> {
+        let path = match self.source {
+            Some(SecretSource::File(path)) => self.dir.join(path),
+            Some(SecretSource::Store { .. } | SecretSource::Aws(_) | SecretSource::Vault(_)) | None => return Ok(None),
+        };
+        let app = self.key.app.to_string();
+        Ok(Some(Value::new(value(&app, self.name.as_str(), Some(path.as_path()), &Ui::new(true))?)))
+    }
 }
 
 /// All that must be there and is not, at once.

@@ -54,6 +54,11 @@ impl Loaded {
         Input { key, app, images, secrets, scripts, apis }
     }
 
+    /// As records keep them.
+    pub(in crate::cmd) fn said_images(&self) -> BTreeMap<String, String> {
+        self.images.iter().map(|(service, image)| (service.spelled(), image.to_string())).collect()
+    }
+
     /// What is said of a namespace is said as `server` of the environment would.
     pub(in crate::cmd) fn put_into(&mut self, namespace: Option<String>) {
         let Some(namespace) = namespace else { return };

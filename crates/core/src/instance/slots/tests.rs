@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::*;
 use crate::app::{Cage, Command, HttpCheck, Limits, Probe};
 use crate::id::{Incarnation, Port, ReleaseNumber, ServiceName};
+use crate::instance::{Awaited, Readiness, WaitsOn};
 use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, Reach, StopSignal, Usage};
-use crate::instance::{Readiness, WaitsOn};
 use crate::time::Timestamp;
 
 /// A world of one service, told what happens.
@@ -54,6 +54,7 @@ impl Bench {
             env: BTreeMap::new(),
             secret_files: Vec::new(),
             tools: None,
+            packages: Vec::new(),
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: Some(Readiness::Http(HttpCheck { path: "/".into(), probe: Probe::default() })),
@@ -80,6 +81,7 @@ impl Bench {
             usage: Usage::default(),
             unenforced: Vec::new(),
             dropped_lines: 0,
+            container: None,
         };
         self.node.instances.insert(self.id(slot, incarnation), seen);
     }
@@ -240,17 +242,38 @@ fn one_that_does_not_get_ready_in_its_grace_is_stopped_and_tried_again() {
 }
 
 #[test]
+fn an_engine_that_is_away_is_waited_for_and_takes_nothing_of_the_time_of_an_image() {
+    let mut bench = Bench::new(1);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    let away = |seconds: u64| Phase::Preparing(Awaited::Engine { why: format!("nobody answers, {seconds}") });
+    let waits = |bench: &Bench| {
+        let status = bench.slots.status(bench.now).remove(&bench.id(0, 1).slot);
+        status.and_then(|status| status.waits_on).map(|waits_on| waits_on.to_string())
+    };
+    bench.sees(0, 1, away(1), HealthState::Unknown);
+    bench.check(10, &[], &["run 0.1"]);
+    bench.sees(0, 1, away(2), HealthState::Unknown);
+    bench.check(899_999, &[], &["run 0.1"]);
+    assert_eq!(waits(&bench).as_deref(), Some("engine: nobody answers, 2, 899s"));
+    bench.sees(0, 1, Phase::Preparing(Awaited::Image), HealthState::Unknown);
+    bench.check(0, &[], &["run 0.1"]);
+    bench.check(899_999, &[], &["run 0.1"]);
+    assert_eq!(waits(&bench).as_deref(), Some("image: being made for 899s"));
+    bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
+}
+
+#[test]
 fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_time() {
     let mut bench = Bench::new(1);
     bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
-    bench.sees(0, 1, Phase::Preparing, HealthState::Unknown);
+    bench.sees(0, 1, Phase::Preparing(Awaited::Image), HealthState::Unknown);
     bench.check(10, &[], &["run 0.1"]);
     bench.check(29_990, &[], &["run 0.1"]);
     bench.check(60_000, &[], &["run 0.1"]);
     let waits = bench.slots.status(bench.now).remove(&bench.id(0, 1).slot).and_then(|status| status.waits_on);
     let preparing = |bench: &Bench| bench.slots.counts(&bench.pool.key).into_values().next().unwrap().preparing;
     assert_eq!(preparing(&bench), 1);
-    assert_eq!(waits, Some(WaitsOn::Image { since: Duration::from_millis(89_990) }));
+    assert_eq!(waits, Some(WaitsOn::Preparation { awaited: Awaited::Image, since: Duration::from_millis(89_990) }));
     // Made: it is started in the time of any other.
     bench.sees(0, 1, Phase::Starting, HealthState::Unknown);
     bench.check(10, &[], &["run 0.1"]);
@@ -259,7 +282,11 @@ fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_ti
     bench.check(10, &["0.1 starting → ready"], &["run 0.1"]);
     assert_eq!(preparing(&bench), 0);
     // One that is not made in time, and one of which nothing is heard.
-    for (phase, left) in [(Phase::Preparing, 900_000), (Phase::Starting, 29_990)] {
+    for (phase, left) in [
+        (Phase::Preparing(Awaited::Turn), 3_600_000),
+        (Phase::Preparing(Awaited::Image), 900_000),
+        (Phase::Starting, 29_990),
+    ] {
         let mut bench = Bench::new(1);
         bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
         bench.sees(0, 1, phase, HealthState::Unknown);
@@ -267,6 +294,19 @@ fn one_that_is_not_started_is_stopped_and_what_must_be_made_first_has_its_own_ti
         bench.check(left - 1, &[], &["run 0.1"]);
         bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
     }
+}
+
+#[test]
+fn what_others_need_takes_nothing_of_the_time_of_what_is_made_next() {
+    let mut bench = Bench::new(1);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    bench.sees(0, 1, Phase::Preparing(Awaited::Turn), HealthState::Unknown);
+    bench.check(10, &[], &["run 0.1"]);
+    bench.check(3_599_999, &[], &["run 0.1"]);
+    bench.sees(0, 1, Phase::Preparing(Awaited::Image), HealthState::Unknown);
+    bench.check(0, &[], &["run 0.1"]);
+    bench.check(899_999, &[], &["run 0.1"]);
+    bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::app::{Cage, Command, Limits, sample};
 use crate::fault::{Fault, FaultKind};
 use crate::id::{Incarnation, JobName, Port, Slot, SlotId};
 use crate::instance::backoff::mix;
-use crate::instance::{ExitCause, HealthState, InstanceObservation, PortChoice, Reach, StopSignal, Usage};
+use crate::instance::{Awaited, ExitCause, HealthState, InstanceObservation, PortChoice, Reach, StopSignal, Usage};
 
 const MINUTE: u64 = 60_000;
 /// 2026-01-01 00:00.
@@ -40,6 +40,7 @@ fn spec(key: &TaskKey, release: u32) -> Arc<InstanceSpec> {
         run: Command("work".into()),
         env: BTreeMap::new(),
         tools: None,
+        packages: Vec::new(),
         secret_files: Vec::new(),
         port: PortChoice::Any,
         reach: Reach::Edge,
@@ -163,7 +164,15 @@ impl Rig {
 
     fn observe(&mut self, id: InstanceId, phase: Phase) {
         let (health, alive, usage) = (HealthState::Unknown, HealthState::Unknown, Usage::default());
-        let seen = InstanceObservation { phase, health, alive, usage, unenforced: Vec::new(), dropped_lines: 0 };
+        let seen = InstanceObservation {
+            phase,
+            health,
+            alive,
+            usage,
+            unenforced: Vec::new(),
+            dropped_lines: 0,
+            container: None,
+        };
         self.node.instances.insert(id, seen);
     }
 
@@ -252,7 +261,7 @@ fn an_occurrence_starts_one_run_and_its_end_is_recorded() {
 #[test]
 fn what_is_made_for_a_run_takes_nothing_of_its_time_and_not_for_ever() {
     let mut rig = Rig::new();
-    rig.starts_as = Some(Phase::Preparing);
+    rig.starts_as = Some(Phase::Preparing(Awaited::Image));
     rig.ask(&job("cleanup"));
     let id = rig.node.instances.keys().next().unwrap().clone();
     rig.pass(800);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::app::sample;
 use crate::id::{InstanceId, Port};
+use crate::instance::Awaited;
 use crate::instance::{ExitCause, FailureCause};
 use crate::rollout::machine::MAX_CRASHES;
 
@@ -37,7 +38,8 @@ fn slots(text: &str) -> BTreeMap<SlotId, SlotStatus> {
     let one = |(slot, word): (u16, &str)| {
         let state = if word.ends_with(['~', '!']) { SlotState::Starting } else { SlotState::Ready };
         let (id, mut status) = status(slot, word.trim_end_matches(['~', '!']).parse().unwrap(), state);
-        status.waits_on = word.ends_with('!').then_some(WaitsOn::Image { since: Duration::ZERO });
+        status.waits_on =
+            word.ends_with('!').then_some(WaitsOn::Preparation { awaited: Awaited::Image, since: Duration::ZERO });
         (id, status)
     };
     (0..).zip(text.split(' ')).map(one).collect()

@@ -1,0 +1,107 @@
+//! `plan --to kubernetes`: what the real server says that a deploy would change.
+
+use bowline_tests::cluster::api::MERGE;
+use bowline_tests::path;
+use bowline_tests::registry::Registry;
+use serde_json::{Value, json};
+
+use super::images::{compiled, greeter, log_in};
+use super::{Who, cluster, deploy, deployment, edit, example, image_of, nowhere, words};
+
+/// The same words as of a deploy.
+fn plan(deploy: &[String]) -> Vec<&str> {
+    let mut args = words(deploy);
+    args[0] = "plan";
+    args
+}
+
+fn changes<'a>(plan: &'a Value, becomes: &str) -> Vec<String> {
+    let all = plan["changes"].as_array().expect("changes").iter().filter(|one| one["becomes"] == becomes);
+    let name =
+        |one: &'a Value| format!("{}/{}", one["kind"].as_str().expect("a kind"), one["name"].as_str().expect("a name"));
+    all.map(name).collect()
+}
+
+#[test]
+fn what_a_deploy_would_change_is_said_and_nothing_is_written() {
+    cluster().namespace("plans", "restricted");
+    let (who, admin) = (Who::admin("plans"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    let first = deploy(&folder, "hello", "1");
+    let seen = who.json(&plan(&first));
+    assert_eq!((&seen["outcome"], &seen["release"], &seen["serves"]), (&json!("release"), &json!(1), &Value::Null));
+    let created = changes(&seen, "created");
+    assert!(created.contains(&"Deployment/hello-web".to_owned()) && created.len() >= 5, "{seen}");
+    assert_eq!(created.len(), seen["changes"].as_array().map_or(0, Vec::len), "{seen}");
+    assert!(seen["notes"].to_string().contains("secret auth-token is to be made"), "{seen}");
+    for kind in ["apis/apps/v1/namespaces/plans/deployments", "api/v1/namespaces/plans/secrets"] {
+        assert_eq!(admin.get(&format!("/{kind}")).done()["items"], json!([]), "{kind}");
+    }
+    let maps = admin.get("/api/v1/namespaces/plans/configmaps").done().to_string();
+    assert!(!maps.contains("bowline"), "{maps}");
+
+    who.does(&words(&first));
+    let before = deployment("plans", "hello-web");
+    let said = who.does(&plan(&first));
+    assert!(said.contains("nothing changes: release 1 goes on in kubernetes:tests/plans"), "{said}");
+    let seen = who.json(&plan(&first));
+    assert_eq!((&seen["outcome"], &seen["changes"]), (&json!("unchanged"), &json!([])));
+
+    // What is changed, field by field; what goes; and the command that does it.
+    edit(&folder, "scale = 2\n", "scale = 1\n");
+    let second = deploy(&folder, "hello", "2");
+    let said = who.does(&plan(&second));
+    assert!(said.contains("release 1 → 2 in kubernetes:tests/plans"), "{said}");
+    assert!(said.contains("~ Deployment/hello-web") && said.contains("spec.replicas  2 → 1"), "{said}");
+    let image = format!("{}/acme/web@sha256:", nowhere());
+    assert!(said.contains(&format!("spec.template.spec.containers[web].image  {image}111")), "{said}");
+    assert!(said.contains("- PodDisruptionBudget/hello-web"), "{said}");
+    assert!(said.contains(&format!("--env production --image web={image}222")), "{said}");
+    assert!(said.contains("--to kubernetes:tests/plans"), "{said}");
+    let seen = who.json(&plan(&second));
+    assert_eq!(changes(&seen, "removed"), ["PodDisruptionBudget/hello-web"], "{seen}");
+    let now = deployment("plans", "hello-web");
+    assert_eq!(now["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+    let releases = who.json(&["releases", "hello", "--env", "production"]);
+    assert_eq!(releases["releases"].as_array().map(Vec::len), Some(1));
+
+    // What a deploy is refused by, a plan is.
+    let path = "/apis/apps/v1/namespaces/plans/deployments/hello-web?fieldManager=somebody";
+    admin.ask("PATCH", path, MERGE, &json!({ "spec": { "replicas": 5 } })).done();
+    let said = who.fails(&plan(&second), 3);
+    assert!(said.contains("Deployment/hello-web: spec.replicas is set by somebody"), "{said}");
+    edit(&folder, "scale = 1\n", "scale = 2\n");
+    let seen = who.json(&[&plan(&first)[..], &["--take-over"]].concat());
+    assert_eq!((&seen["outcome"], &seen["release"]), (&json!("put_right"), &json!(1)), "{seen}");
+    let field = json!({ "path": "spec.replicas", "from": 5, "to": 2 });
+    assert_eq!(seen["changes"][0]["fields"], json!([field]), "{seen}");
+}
+
+#[test]
+fn what_is_to_be_pushed_is_built_for_the_deploy_that_follows() {
+    cluster().namespace("plans-built", "restricted");
+    let (who, registry) = (Who::admin("plans-built"), Registry::guarded());
+    let folder = greeter(&who.bowline, registry.host());
+    let args = |verb| [verb, path(&folder), "--env", "production"];
+    let said = who.fails(&args("plan"), 3);
+    assert!(said.contains("nobody has logged in"), "{said}");
+    log_in(&who, registry.host());
+    let said = who.does(&args("plan"));
+    let name = format!("web: {}/acme/greeter@sha256:", registry.host());
+    assert!(said.contains(&name) && said.contains("is to be pushed"), "{said}");
+    assert_eq!((compiled(&said), registry.asked("PUT /v2/"), registry.asked("POST /v2/")), (1, 0, 0), "{said}");
+    let seen = who.json(&args("plan"));
+    let said = who.does(&args("deploy"));
+    assert!(said.contains("serves: release 1") && compiled(&said) == 0, "{said}");
+    assert_eq!(seen["images"]["web"], image_of(&deployment("plans-built", "greeter-web")), "it was the one");
+    let seen = who.json(&args("plan"));
+    assert_eq!(seen["outcome"], "unchanged", "{seen}");
+    assert!(seen["notes"].to_string().contains("is there already"), "{seen}");
+    // Another registry, which an authority of its own vouches for.
+    let other = Registry::over_tls();
+    edit(&folder, registry.host(), &format!("localhost:{}", other.port()));
+    let ca = other.file("ca.pem");
+    let said = who.does(&[&args("plan")[..], &["--registry-ca", path(&ca)]].concat());
+    assert!(said.contains(&format!("localhost:{}/acme/greeter@", other.port())), "{said}");
+    assert!(said.contains("is to be pushed"), "{said}");
+}
