@@ -380,11 +380,15 @@ fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
     let who = Who::admin("range");
     let folder = example(&who.bowline, "hello");
     edit(&folder, "scale = 2\n", "scale = 3\n");
-    who.does(&words(&deploy(&folder, "hello", "1")));
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(!said.contains("metrics server"), "nothing of it goes by the load: {said}");
     edit(&folder, "scale = 3\n", "scale = { min = 2, max = 5, cpu = \"70%\" }\n");
     edit(&folder, "memory = \"64MiB\" }", "memory = \"64MiB\", cpu = 0.5 }");
-    who.does(&words(&deploy(&folder, "hello", "2")));
+    let said = who.does(&words(&deploy(&folder, "hello", "2")));
     assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 3);
+    // Nothing measures the load here, which keeps nobody from a release.
+    assert!(said.contains("it has no metrics server: web keeps its least number of instances"), "{said}");
+    assert!(said.contains("install the metrics server (https://"), "{said}");
     // As the load says it; the way back to a number takes it from nobody but the load.
     let scale = json!({ "spec": { "replicas": 4 } });
     let path = "/apis/apps/v1/namespaces/range/deployments/hello-web/scale?fieldManager=kube-controller-manager";
