@@ -210,40 +210,100 @@ fn unpacked(record: &Value) -> Option<String> {
     Some(text)
 }
 
+/// What the server counts changes of, of all that runs and is reached there.
+fn generations(namespace: &str) -> Vec<(Value, Value)> {
+    let kinds = [
+        "apis/apps/v1/{}/deployments",
+        "apis/apps/v1/{}/statefulsets",
+        "api/v1/{}/services",
+        "apis/networking.k8s.io/v1/{}/ingresses",
+    ];
+    let all = kinds.map(|kind| {
+        let path = format!("/{}", kind.replace("{}", &format!("namespaces/{namespace}")));
+        let items = cluster().admin.get(&path).done()["items"].as_array().expect("a list").clone();
+        items
+            .iter()
+            .map(|one| (one["metadata"]["name"].clone(), one["metadata"]["generation"].clone()))
+            .collect::<Vec<_>>()
+    });
+    all.concat()
+}
+
+/// Takes something out of the file of an example that has an object of its own; says what that is and where it lies.
+fn shrink(folder: &Path, name: &str) -> (String, String) {
+    let namespace = format!("namespaces/five-{name}");
+    if name == "hello" {
+        edit(folder, "scale = 2\n", "scale = 1\n");
+        return (
+            "PodDisruptionBudget/hello-web".to_owned(),
+            format!("/apis/policy/v1/{namespace}/poddisruptionbudgets/hello-web"),
+        );
+    }
+    edit(folder, "[route.metrics]\npath = \"/metrics\"\ndeny = true\n", "");
+    edit(folder, &format!("[environment.production.route.metrics]\nhosts = [\"{name}.example.com\"]\n"), "");
+    (format!("Ingress/{name}-metrics"), format!("/apis/networking.k8s.io/v1/{namespace}/ingresses/{name}-metrics"))
+}
+
+/// One of them, from its first release to the way back from its second.
+fn lives(name: &str) {
+    let namespace = format!("five-{name}");
+    let admin = &cluster().admin;
+    cluster().namespace(&namespace, "restricted");
+    let who = Who::admin(&namespace);
+    let folder = example(&who.bowline, name);
+    let first = deploy(&folder, name, "1");
+    let said = who.does(&words(&first));
+    assert!(said.contains("serves: release 1"), "{said}");
+    let before = generations(&namespace);
+    assert!(before.len() >= 3, "{before:?}");
+    let said = who.does(&words(&first));
+    assert!(said.contains("serves: release 1, nothing of it has changed"), "{said}");
+    let said = who.does(&plan::plan(&first));
+    assert!(said.contains(&format!("nothing changes: release 1 goes on in kubernetes:tests/{namespace}")), "{said}");
+    assert_eq!(generations(&namespace), before);
+    let web = || deployment(&namespace, &format!("{name}-web"));
+    let runs = |digit: &str| {
+        let web = web();
+        assert!(image_of(&web).ends_with(&digit.repeat(64)), "{web}");
+        assert_eq!(web["status"]["availableReplicas"], web["spec"]["replicas"], "{name}");
+    };
+    runs("1");
+
+    // Another image and less of the file; and somebody has set what the release sets.
+    let (gone, at) = shrink(&folder, name);
+    admin.get(&at).done();
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}-web?fieldManager=somebody");
+    let patience = web()["spec"]["progressDeadlineSeconds"].as_u64().expect("how long it may take");
+    let change = json!({ "spec": { "progressDeadlineSeconds": patience + 1 } });
+    admin.ask("PATCH", &path, MERGE, &change).done();
+    let mut second = deploy(&folder, name, "2");
+    let said = who.fails(&words(&second), 3);
+    let conflict = format!("Deployment/{name}-web: spec.progressDeadlineSeconds is set by somebody");
+    assert!(said.contains(&conflict) && said.contains("nothing was applied"), "{said}");
+    runs("1");
+    admin.get(&at).done();
+    second.push("--take-over".to_owned());
+    let said = who.does(&words(&second));
+    assert!(said.contains("serves: release 2") && said.contains(&format!("removed {gone}")), "{said}");
+    assert_eq!(admin.get(&at).status, 404, "{gone}");
+    assert_eq!(web()["spec"]["progressDeadlineSeconds"], patience);
+    runs("2");
+
+    let said = who.does(&["rollback", name, "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    admin.get(&at).done();
+    runs("1");
+}
+
 #[test]
 fn kubernetes_five_systems_come_out_under_the_strictest_standard_and_again_without_a_change() {
-    for name in EXAMPLES {
-        let namespace = format!("five-{name}");
-        cluster().namespace(&namespace, "restricted");
-        let who = Who::admin(&namespace);
-        let args = deploy(&example(&who.bowline, name), name, "1");
-        let said = who.does(&words(&args));
-        assert!(said.contains("serves: release 1"), "{said}");
-        let versions = || {
-            let kinds = [
-                "apis/apps/v1/{}/deployments",
-                "apis/apps/v1/{}/statefulsets",
-                "api/v1/{}/services",
-                "apis/networking.k8s.io/v1/{}/ingresses",
-            ];
-            let all = kinds.map(|kind| {
-                let path = format!("/{}", kind.replace("{}", &format!("namespaces/{namespace}")));
-                let items = cluster().admin.get(&path).done()["items"].as_array().expect("a list").clone();
-                items
-                    .iter()
-                    .map(|one| (one["metadata"]["name"].clone(), one["metadata"]["generation"].clone()))
-                    .collect::<Vec<_>>()
-            });
-            all.concat()
-        };
-        let before = versions();
-        assert!(before.len() >= 3, "{before:?}");
-        let said = who.does(&words(&args));
-        assert!(said.contains("serves: release 1, nothing of it has changed"), "{said}");
-        assert_eq!(versions(), before);
-        let web = deployment(&namespace, &format!("{name}-web"));
-        assert_eq!(web["status"]["availableReplicas"], web["spec"]["replicas"], "{name}");
-    }
+    // Each in a namespace of its own, and most of it is waiting.
+    std::thread::scope(|scope| {
+        let all = EXAMPLES.map(|name| (name, scope.spawn(move || lives(name))));
+        for (name, one) in all {
+            assert!(one.join().is_ok(), "{name}: what it was is above");
+        }
+    });
 }
 
 #[test]
@@ -380,11 +440,15 @@ fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
     let who = Who::admin("range");
     let folder = example(&who.bowline, "hello");
     edit(&folder, "scale = 2\n", "scale = 3\n");
-    who.does(&words(&deploy(&folder, "hello", "1")));
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(!said.contains("metrics server"), "nothing of it goes by the load: {said}");
     edit(&folder, "scale = 3\n", "scale = { min = 2, max = 5, cpu = \"70%\" }\n");
     edit(&folder, "memory = \"64MiB\" }", "memory = \"64MiB\", cpu = 0.5 }");
-    who.does(&words(&deploy(&folder, "hello", "2")));
+    let said = who.does(&words(&deploy(&folder, "hello", "2")));
     assert_eq!(deployment("range", "hello-web")["spec"]["replicas"], 3);
+    // Nothing measures the load here, which keeps nobody from a release.
+    assert!(said.contains("it has no metrics server: web keeps its least number of instances"), "{said}");
+    assert!(said.contains("install the metrics server (https://"), "{said}");
     // As the load says it; the way back to a number takes it from nobody but the load.
     let scale = json!({ "spec": { "replicas": 4 } });
     let path = "/apis/apps/v1/namespaces/range/deployments/hello-web/scale?fieldManager=kube-controller-manager";
@@ -638,6 +702,27 @@ fn kubernetes_is_operated_by_the_same_verbs() {
     assert_eq!(said.status.code(), Some(127), "{}", text(&said));
     let said = who.fails(&["restart", "hello", "--env", "production"], 2);
     assert!(said.contains("not for Kubernetes"), "{said}");
+    removes_secrets(&who, "verbs", &named("verbs"), &file);
+}
+
+/// What a release reads stays for it; what none has read is gone at once.
+fn removes_secrets(who: &Who, namespace: &str, read: &str, file: &Path) {
+    let there = |object: &str| cluster().admin.get(&format!("/api/v1/namespaces/{namespace}/secrets/{object}")).status;
+    let of = |verb, name| ["secret", verb, "hello", name, "--env", "production"];
+    who.does(&[&of("set", "spare")[..], &["--file", path(file)]].concat());
+    let listed = || who.json(&["secret", "list", "hello", "--env", "production"])["secrets"].clone();
+    let spare = listed().as_array().expect("a list").iter().find(|one| one["name"] == "spare").expect("it").clone();
+    let spare = spare["object"].as_str().expect("an object").to_owned();
+    assert_eq!((there(&spare), there(read)), (200, 200));
+    for name in ["spare", "auth-token"] {
+        let said = who.does(&of("rm", name));
+        assert!(said.contains(&format!("{name} of production/hello is removed")), "{said}");
+    }
+    assert_eq!(listed(), json!([]));
+    assert_eq!((there(&spare), there(read)), (404, 200));
+    let said = who.fails(&of("rm", "spare"), 2);
+    assert!(said.contains("production/hello has no secret spare"), "{said}");
+    assert!(who.does(&["status", "hello", "--env", "production"]).contains("release 2"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod data_verbs;
 mod deploy;
 mod disk;
 mod docker;
+mod dockerfiles;
 mod elsewhere;
 mod envoy;
 mod envoy_rendered;

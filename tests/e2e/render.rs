@@ -228,7 +228,39 @@ fn images_of_whole() -> [String; 6] {
     [a0, a1, b0, b1, c0, c1]
 }
 
-/// The examples and the whole app, by Ingress and by Gateway, with all APIs and without.
+/// What others carry out: Argo a release in shares, CloudNativePG a database, the External Secrets Operator a secret.
+const OPERATED: &str = r#"
+app = "operated"
+[service.web]
+run = "bin/web"
+health = { path = "/ready" }
+scale = { min = 2, max = 4, cpu = "70%" }
+[env]
+TOKEN = { secret = "token" }
+URL = { from = "postgres.db.url" }
+[secret.token]
+source = "vault:apps/token"
+[postgres.db]
+init = "init.sql"
+[rollout]
+strategy = "canary"
+steps = ["5% for 1m", "50% for 2m"]
+[route.main]
+hosts = ["operated.example.com"]
+to = "web"
+[environment.production]
+kubernetes = { ingress_class = "nginx", issuer = "letsencrypt-prod", rollouts = "argo", secret_store = "ClusterSecretStore/vault" }
+"#;
+
+fn operated(bowline: &Bowline) -> (PathBuf, Vec<String>) {
+    let folder = app(bowline, "operated", OPERATED);
+    std::fs::write(folder.join("init.sql"), "create table a (b int);\n").expect("a test's file");
+    let image = format!("web={}", image("operated"));
+    let args = ["--image", &image, "--api", "cloudnative-pg", "--api", "external-secrets", "--api", "ingress-nginx"];
+    (folder, args.map(str::to_owned).into())
+}
+
+/// The examples and the whole app, by Ingress and by Gateway, with all APIs and without, and what operators carry out.
 fn everything(bowline: &Bowline) -> Vec<(String, PathBuf, Vec<String>)> {
     let mut all = Vec::new();
     let apis =
@@ -244,6 +276,8 @@ fn everything(bowline: &Bowline) -> Vec<(String, PathBuf, Vec<String>)> {
     all.push(("whole by ingress".to_owned(), whole(bowline, "whole-ingress", INGRESS), plain));
     let with = [images_of_whole().to_vec(), apis(&["envoy-gateway", "prometheus", "cloudnative-pg"])].concat();
     all.push(("whole by gateway".to_owned(), whole(bowline, "whole-gateway", GATEWAY), with));
+    let (folder, args) = operated(bowline);
+    all.push(("operated".to_owned(), folder, args));
     all
 }
 
@@ -287,10 +321,12 @@ fn objects_are_valid_in_three_versions_and_broken_ones_are_not() {
         "BackendTrafficPolicy",
         "Certificate",
         "Cluster",
+        "ExternalSecret",
         "HTTPRoute",
         "HTTPRouteFilter",
         "PrometheusRule",
         "ReferenceGrant",
+        "Rollout",
         "SecurityPolicy",
         "ServiceMonitor",
     ];

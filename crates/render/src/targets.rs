@@ -239,7 +239,11 @@ pub const KEYS: &[Key] = &[
     ),
     yes("kubernetes", "gateway", "`parentRefs` of HTTPRoutes"),
     yes("kubernetes", "issuer", "`issuerRef` of Certificates"),
-    yes("kubernetes", "address", "a note: it is set on the Gateway or the controller's Service"),
+    partly(
+        "kubernetes",
+        "address",
+        "GKE's classes `gce` and `gce-internal`: the annotation with the name of a reserved address. Else the command that sets it on the Gateway or the controller's Service, which others keep",
+    ),
     yes("kubernetes", "storage_class", "`storageClassName`"),
     partly("kubernetes", "node_pool", "`nodeSelector` and a toleration; a label of nodes"),
     yes(

@@ -13,7 +13,9 @@ use bowline_core::release::{Unsupported, has_volume};
 use bowline_core::resource::ResourceId;
 
 use crate::input::{Api, Input};
-use crate::kubernetes::{Ctx, Edge, Seen, Url, backend, beside, certificate, is_held_alone, is_named, is_shared};
+use crate::kubernetes::{
+    Ctx, Edge, Seen, Url, address_refused, backend, beside, certificate, is_held_alone, is_named, is_shared,
+};
 
 /// All keys of an app that a cluster of this kind does not carry, by path.
 pub fn unsupported(input: &Input<'_>) -> Vec<Unsupported> {
@@ -179,7 +181,7 @@ impl Found<'_, '_> {
             ingress_class,
             gateway,
             issuer: _,
-            address: _,
+            address,
             storage_class: _,
             node_pool,
             secret_store: _,
@@ -188,6 +190,8 @@ impl Found<'_, '_> {
         let path = |key: &str| format!("environment.{name}.kubernetes.{key}");
         let both = ingress_class.is_some() && gateway.is_some();
         self.add(both, path("ingress_class"), "requests come in one way: say it or `gateway`");
+        let why = address.as_ref().and_then(|address| address_refused(&Edge::of(self.ctx.input), address));
+        self.add(why.is_some(), path("address"), why.unwrap_or_default());
         let is_label = |pool: &String| {
             let (key, value) = pool.split_once('=').unwrap_or(("pool", pool));
             let is_word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));

@@ -416,6 +416,51 @@ fn routes_become_http_routes_with_policies() {
 }
 
 #[test]
+fn a_static_address_is_told_to_whoever_reads_it() {
+    let toml = |settings: &str| format!("{ROUTE}[environment.production]\nkubernetes = {{ {settings} }}\n");
+    let noted = |settings: &str, apis: &[Api], expected: &str| {
+        let notes = rendered(&toml(settings), apis).notes;
+        assert!(notes.iter().any(|note| note.contains(expected)), "{settings}: {notes:?}");
+    };
+    // GKE's own controller: by annotations of the Ingress, and by no field.
+    for (class, key) in [("gce", "global-static-ip-name"), ("gce-internal", "regional-static-ip-name")] {
+        let settings = format!("ingress_class = \"{class}\", address = \"shop-front\"");
+        check(
+            &toml(&settings),
+            &[],
+            "Ingress/shop-main",
+            &[
+                (&format!("/metadata/annotations/kubernetes.io~1ingress.{key}"), json!("shop-front")),
+                ("/metadata/annotations/kubernetes.io~1ingress.class", json!(class)),
+                ("/spec/ingressClassName", Value::Null),
+            ],
+        );
+        let notes = rendered(&toml(&settings), &[]).notes;
+        assert!(notes.iter().all(|note| !note.contains("shop-front")), "nothing is left to anybody: {notes:?}");
+    }
+    // Of others it is no object of the app's that has it.
+    let patched = "kubectl -n infra patch gateway public --type merge -p \
+                   '{\"spec\":{\"addresses\":[{\"type\":\"IPAddress\",\"value\":\"203.0.113.7\"}]}}'";
+    noted("gateway = \"infra/public\", address = \"203.0.113.7\"", &[Api::EnvoyGateway], patched);
+    let own = "kubectl patch gateway public --type merge -p \
+               '{\"spec\":{\"addresses\":[{\"type\":\"NamedAddress\",\"value\":\"front\"}]}}'";
+    noted("gateway = \"public\", address = \"front\"", &[], own);
+    noted("gateway = \"public\", address = \"lb.example.com\"", &[], "\"type\":\"Hostname\"");
+    let nginx = "kubectl -n ingress-nginx patch service ingress-nginx-controller -p '{\"spec\":{\"loadBalancerIP\":\"203.0.113.7\"}}'";
+    noted("ingress_class = \"nginx\", address = \"203.0.113.7\"", &[Api::IngressNginx], nginx);
+    let unknown = "kubectl -n NAMESPACE patch service NAME -p '{\"spec\":{\"loadBalancerIP\":\"2001:db8::7\"}}'";
+    noted("address = \"2001:db8::7\"", &[], unknown);
+    noted("ingress_class = \"alb\", address = \"front\"", &[], "annotate service NAME KEY=front");
+    // ingress-nginx of that name is no GKE's.
+    check(
+        &toml("ingress_class = \"gce\", address = \"front\""),
+        &[Api::IngressNginx],
+        "Ingress/shop-main",
+        &[("/spec/ingressClassName", json!("gce"))],
+    );
+}
+
+#[test]
 fn an_app_is_no_administrator_of_its_database() {
     let toml = "[service.web]\nrun = \"a\"\n[postgres.db]\ninit = \"init.sql\"\n";
     let at = |rest: &str| format!("{CONTAINER}{rest}");
@@ -516,6 +561,32 @@ fn argo_cd_binds_a_claim_with_its_first_pod() {
     assert_eq!(wave(toml, "PersistentVolumeClaim/shop-postgres-db"), "1");
     assert_eq!(wave(toml, "PersistentVolumeClaim/shop-volume-both"), "2", "the job before the release has it");
     assert_eq!(wave(toml, "PersistentVolumeClaim/shop-volume-own"), "3");
+}
+
+#[test]
+fn a_dashboard_is_found_by_its_label_and_shows_what_was_promised() {
+    let edge = "[environment.production]\nkubernetes = { ingress_class = \"nginx\" }\n";
+    let apis = [Api::Prometheus, Api::IngressNginx];
+    let board = |slo: &str| {
+        let manifests = rendered(&format!("{ROUTE}{slo}{edge}"), &apis);
+        manifests.objects.into_iter().find(|one| one.id.to_string() == "ConfigMap/shop-dashboard").map(|one| one.body)
+    };
+    assert!(board("").is_none(), "nothing was promised");
+    let map = board("[slo]\navailability = \"99.9%\"\n").unwrap();
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1", "Grafana's sidecar looks for it");
+    let files = map["data"].as_object().unwrap();
+    assert_eq!(files.keys().map(String::as_str).collect::<Vec<_>>(), ["shop.json"]);
+    let board: Value = serde_json::from_str(files["shop.json"].as_str().unwrap()).unwrap();
+    assert_eq!((&board["title"], &board["uid"]), (&json!("shop in production"), &json!("shop-availability")));
+    let panels: Vec<(&str, &str)> = board["panels"].as_array().unwrap().iter().map(panel).collect();
+    assert_eq!(panels.iter().map(|(title, _)| *title).collect::<Vec<_>>(), ["Requests", "Failing", "Budget left"]);
+    assert!(panels.iter().all(|(_, query)| query.contains("ingress=~\"shop-main\"")), "of this app alone: {panels:?}");
+    assert!(panels[2].1.starts_with("1 - (") && panels[2].1.ends_with(" / 0.001"), "{panels:?}");
+}
+
+/// What it is called, and asks.
+fn panel(panel: &Value) -> (&str, &str) {
+    (panel["title"].as_str().unwrap(), panel["targets"][0]["expr"].as_str().unwrap())
 }
 
 #[test]

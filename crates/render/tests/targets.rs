@@ -208,4 +208,11 @@ fn what_a_cluster_needs_for_a_key_is_said_by_the_key() {
         none,
         &["environment.production.kubernetes.node_pool"],
     );
+    let address = |settings: &str, expected: &[&str]| {
+        check(WEB, &format!("[environment.production]\nkubernetes = {{ {settings} }}\n"), none, expected);
+    };
+    let path = "environment.production.kubernetes.address";
+    address("address = \"203.0.113.7; a\"", &[path]);
+    address("ingress_class = \"gce\", address = \"203.0.113.7\"", &[path]);
+    address("ingress_class = \"gce\", address = \"front\"", &[]);
 }

@@ -10,25 +10,11 @@ use serde_json::{Value, json};
 
 use super::{Goes, Who, nowhere};
 
-/// Of a release here: that of CloudNativePG is not among the definitions that are at hand, so it is what a status needs of it.
 fn taught() -> &'static Cluster {
     static ONE: LazyLock<&Cluster> = LazyLock::new(|| {
         let cluster = Cluster::shared();
         cluster.define("argo-rollouts");
-        let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-        let definition = json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": { "name": "clusters.postgresql.cnpg.io" },
-            "spec": {
-                "group": "postgresql.cnpg.io", "scope": "Namespaced",
-                "names": { "kind": "Cluster", "plural": "clusters", "singular": "cluster" },
-                "versions": [{
-                    "name": "v1", "served": true, "storage": true, "subresources": { "status": {} },
-                    "schema": { "openAPIV3Schema": schema },
-                }],
-            },
-        });
-        cluster.admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).done();
+        cluster.define("cloudnative-pg");
         // What is served is listed a moment later.
         let lists = |path: &str, name: &str| cluster.admin.get(path).value.to_string().contains(name);
         wait("the kinds are listed", SOON, || {

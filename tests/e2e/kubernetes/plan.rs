@@ -9,7 +9,7 @@ use super::images::{compiled, greeter, log_in};
 use super::{Who, cluster, deploy, deployment, edit, example, image_of, nowhere, words};
 
 /// The same words as of a deploy.
-fn plan(deploy: &[String]) -> Vec<&str> {
+pub(super) fn plan(deploy: &[String]) -> Vec<&str> {
     let mut args = words(deploy);
     args[0] = "plan";
     args

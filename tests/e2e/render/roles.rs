@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use bowline_tests::cluster::Cluster;
-use bowline_tests::cluster::api::{APPLY, Api};
+use bowline_tests::cluster::api::{APPLY, Answer, Api};
 use bowline_tests::{Bowline, SOON, path, wait};
 use serde_json::{Value, json};
 
-use super::{INGRESS, everything, rendered, whole, words};
+use super::{INGRESS, READ, everything, operated, out, python, rendered, whole, words};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -104,7 +104,36 @@ fn cluster_roles_are_what_they_are_called() {
 }
 
 /// Folders of tests/cluster/build.
-const PROJECTS: [&str; 4] = ["cert-manager", "envoy-gateway", "gateway-api", "prometheus-operator"];
+const PROJECTS: [&str; 8] = [
+    "argo-cd",
+    "argo-rollouts",
+    "cert-manager",
+    "cloudnative-pg",
+    "envoy-gateway",
+    "external-secrets",
+    "gateway-api",
+    "prometheus-operator",
+];
+
+/// Kinds of others whose definitions must know each field, too: one more is sent, and not taken.
+const OF_OPERATORS: [&str; 3] = ["Cluster", "ExternalSecret", "Rollout"];
+
+/// What the server says of it, asked as `bowline` applies it, by the strictest reading, and without keeping it.
+fn dry(asks: &Api, at: &str, object: &Value) -> Answer {
+    asks.ask("PATCH", &format!("{at}?fieldManager=bowline&fieldValidation=Strict&dryRun=All"), APPLY, object)
+}
+
+fn is_taken(answer: &Answer) -> bool {
+    [200, 201].contains(&answer.status)
+}
+
+/// Whether it is refused for a field that its definition does not have.
+fn knows_its_fields(asks: &Api, at: &str, object: &Value) -> bool {
+    let mut broken = object.clone();
+    broken["spec"]["bowline"] = json!("unknown");
+    let answer = dry(asks, at, &broken);
+    !is_taken(&answer) && answer.value.to_string().contains("bowline")
+}
 
 #[test]
 fn cluster_a_deployer_applies_all_that_is_rendered() {
@@ -119,16 +148,26 @@ fn cluster_a_deployer_applies_all_that_is_rendered() {
     for (name, folder, args) in everything(&bowline) {
         for object in rendered(&bowline, &folder, &words(&args)) {
             let kind = object["kind"].as_str().expect("a kind").to_owned();
-            // Its definition is of no project here.
-            if kind == "Cluster" {
-                continue;
-            }
             let at = place(&cluster.admin, "deploys", &object);
-            let dry = format!("{at}?fieldManager=bowline&fieldValidation=Strict&dryRun=All");
-            let answer = deployer.ask("PATCH", &dry, APPLY, &object);
-            assert!([200, 201].contains(&answer.status), "{name}: {} in {}: {}", kind, path(&folder), answer.value);
+            let answer = dry(&deployer, &at, &object);
+            assert!(is_taken(&answer), "{name}: {} in {}: {}", kind, path(&folder), answer.value);
+            let is_checked = !OF_OPERATORS.contains(&kind.as_str()) || knows_its_fields(&deployer, &at, &object);
+            assert!(is_checked, "{name}: one more field of {kind} is taken");
             kinds.insert(kind);
         }
     }
-    assert!(kinds.len() > 18, "{kinds:?}");
+    assert!(OF_OPERATORS.iter().all(|kind| kinds.contains(*kind)) && kinds.len() > 20, "{kinds:?}");
+
+    // The Application is of whoever keeps Argo CD, and lies in its namespace.
+    let ((folder, args), to) = (operated(&bowline), bowline.folder("argocd"));
+    let source = ["--argocd", "https://git.example.com/acme/operated#deploy@main", "--out", path(&to)];
+    out(&bowline.run(&[&["render", "kubernetes", path(&folder)], &words(&args)[..], &source].concat()));
+    let file = std::fs::read_to_string(to.join("argocd.yaml")).expect("an Application");
+    let application = python(READ, &[], &file)[0].clone();
+    cluster.namespace("argocd", "restricted");
+    let at = place(&cluster.admin, "argocd", &application);
+    let answer = dry(&cluster.admin, &at, &application);
+    assert!(is_taken(&answer), "{}", answer.value);
+    assert!(knows_its_fields(&cluster.admin, &at, &application), "one more field of an Application is taken");
+    assert!(!is_taken(&dry(&deployer, &at, &application)), "it is of nobody who deploys one app");
 }

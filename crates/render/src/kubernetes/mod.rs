@@ -38,7 +38,7 @@ const PORT: u16 = 8080;
 const HTTP: &str = "http";
 
 pub use access::{role, roles};
-pub(crate) use edge::{Edge, Url, backend, certificate, is_named, size};
+pub(crate) use edge::{Edge, Url, address_refused, backend, certificate, is_named, size};
 pub(crate) use rollout::beside;
 pub(crate) use run::words;
 pub(crate) use storage::{is_held_alone, is_shared};
@@ -120,10 +120,6 @@ pub fn kubernetes(input: &Input<'_>) -> Result<Manifests, Refused> {
 
 /// What of the cluster's settings somebody else carries out.
 fn settings(ctx: &Ctx<'_>, out: &mut Out) {
-    let KubernetesSettings { address, .. } = ctx.settings();
-    if let Some(address) = address {
-        out.note(format!("{address} is an address of the gateway or the ingress controller: it is set on theirs"));
-    }
     if let Some(login) = ctx.app.image.as_ref().and_then(|image| image.login.as_ref()) {
         let what = Needed::Login { of: login.clone() };
         out.need(ctx.named(&["registry"]), ".dockerconfigjson", what);

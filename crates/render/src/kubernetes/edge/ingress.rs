@@ -10,7 +10,7 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{certificate, of_route, redirects, size};
+use super::{address, certificate, of_route, redirects, size};
 use crate::kubernetes::{Ctx, HTTP, probe};
 use crate::object::{Out, Wave};
 
@@ -19,12 +19,15 @@ const PREFIX: &str = "nginx.ingress.kubernetes.io";
 pub(super) fn put(ctx: &Ctx<'_>, class: Option<&str>, nginx: bool, name: &RouteName, route: &Route, out: &mut Out) {
     // A route that leads to no service is answered before one is asked, and must name one all the same.
     let Some(service) = backend(ctx, route) else { return };
-    let annotations = if nginx { annotations(ctx, name, route, out) } else { BTreeMap::new() };
+    let mut annotations = if nginx { annotations(ctx, name, route, out) } else { BTreeMap::new() };
+    let of_gke = address::of_gke(class, nginx, ctx.settings().address.as_deref());
+    let by_field = class.filter(|_| of_gke.is_none());
+    annotations.extend(of_gke.into_iter().flatten().map(|(key, value)| (key.to_owned(), value)));
     let rules = route.hosts.iter().map(|host| rule(ctx, host, route, nginx, &service)).collect();
     let tls =
         |host: &HostName| IngressTLS { hosts: Some(vec![host.to_string()]), secret_name: Some(certificate(host)) };
     let spec = IngressSpec {
-        ingress_class_name: class.map(str::to_owned),
+        ingress_class_name: by_field.map(str::to_owned),
         tls: (route.tls != Tls::Off).then(|| route.hosts.iter().map(tls).collect()),
         rules: Some(rules),
         default_backend: None,

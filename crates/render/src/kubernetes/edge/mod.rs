@@ -1,5 +1,6 @@
 //! How requests come in: through a Gateway that somebody keeps, or through an ingress controller.
 
+mod address;
 mod gateway;
 mod ingress;
 
@@ -10,6 +11,7 @@ use bowline_core::id::RouteName;
 use bowline_core::units::Bytes;
 use serde_json::json;
 
+pub(crate) use address::refused as address_refused;
 pub(crate) use ingress::backend;
 
 use super::{Ctx, SECRET_KEY, config};
@@ -63,6 +65,7 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
         }
     }
     certificates(ctx, &hosts, out);
+    address::note(ctx, &edge, out);
     match &edge {
         Edge::Gateway { namespace, name, .. } => gateway::listeners(ctx, namespace.as_deref(), name, &hosts, out),
         Edge::Ingress { .. } => {}
