@@ -76,6 +76,11 @@ impl Fake {
         self.refuse_with(asked, json!({ "status": "Failure", "code": code, "message": "not now" }));
     }
 
+    /// The next request of this is not refused, whatever is to be refused after it.
+    pub(crate) fn let_through(&self, asked: &str) {
+        self.refuse_with(asked, Value::Null);
+    }
+
     pub(crate) fn refuse_with(&self, asked: &str, status: Value) {
         self.world.lock().unwrap().refusals.push((asked.to_owned(), status));
     }
@@ -166,7 +171,9 @@ impl World {
         }
         if let Some(at) = self.refusals.iter().position(|(text, _)| asked == *text) {
             let (_, status) = self.refusals.remove(at);
-            return (u16::try_from(status["code"].as_u64().unwrap()).unwrap(), status);
+            if !status.is_null() {
+                return (u16::try_from(status["code"].as_u64().unwrap()).unwrap(), status);
+            }
         }
         let failure = |code: u16| (code, json!({ "status": "Failure", "code": code, "message": "it is not so" }));
         if !["get", "judge"].contains(&verb) {

@@ -73,7 +73,7 @@ pub(crate) struct Applied<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Before<'a> {
     pub(crate) releases: &'a [Release],
-    /// What is there of what the release that serves asks for in the same words.
+    /// What is there of what is in nobody's way if this changes nothing of it.
     pub(crate) same: &'a There,
 }
 
@@ -169,8 +169,9 @@ impl Rollout<'_> {
                 if !same || !history::is_settled(&releases) {
                     self.takes_over(release, releases).await?;
                 } else {
-                    // What could not be deleted when it took over.
-                    self.remove(&release.objects, &releases).await;
+                    // What could not be deleted when it took over, and then the records that were kept for that.
+                    let rest = self.remove(&release.objects, &releases).await;
+                    self.give_up(&releases, rest).await;
                 }
                 Ok(Done { release: number, same })
             }
@@ -197,10 +198,11 @@ impl Rollout<'_> {
         // One that has not come to its end may have left the servers of databases half changed, and so may a way back.
         let way = if is_serving || history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
         let objects = way.objects(&target.objects, |id| there.iter().any(|(known, _)| known == id));
+        let objects = self.as_large(&objects, &there);
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut target, &releases).await?;
-        let brought = self.bring(&objects, &take, Before::of(&releases)).await;
+        let brought = self.bring(&objects, &take, Before { same: &there, releases: &releases }).await;
         brought.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = target.number;
         self.takes_over(target, releases).await?;
@@ -662,6 +664,36 @@ mod tests {
         let failed = fake.deploy([more, three]).await.unwrap_err();
         assert!(failed.message.contains("shop-postgres-db does not come up"), "{failed:?}");
         assert_eq!(fake.get("services/shop-web").unwrap()["data"], "2");
+        assert_eq!(fake.get(DATABASE).unwrap()["spec"]["instances"], 1);
+        assert!(failed.causes.last().unwrap().contains("release 2 serves as before"), "{failed:?}");
+        // Whoever brings it back again does not wait for it, either.
+        fake.roll_back(Some(2)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_database_that_the_server_does_not_let_back_is_said() {
+        let mut fake = Fake::new();
+        let (asked, there) = database(&fake, 1, true);
+        fake.put(DATABASE, there);
+        let [one, two] = ["1", "2"].map(|data| web(&fake, data));
+        fake.deploy([asked, one]).await.unwrap();
+        let (more, _) = database(&fake, 2, true);
+        let apply = format!("apply {DATABASE}");
+        fake.refuse("apply services/shop-web", 422);
+        fake.let_through(&apply);
+        fake.refuse(&apply, 422);
+        let (_, mut grows) = database(&fake, 2, true);
+        grows["metadata"]["generation"] = 2.into();
+        fake.meanwhile("get /apis/apps/v1/namespaces/shop/replicasets", DATABASE, grows);
+        let failed = fake.deploy([more, two]).await.unwrap_err();
+        let said = "Cluster/shop-postgres-db stays as release 2 has set it: not now";
+        assert_eq!(failed.causes.last().unwrap(), said, "{failed:?}");
+        assert!(!failed.causes.iter().any(|cause| cause.contains("as before")), "{failed:?}");
+        assert!(failed.hint.unwrap().contains("bowline rollback shop 1 --env production --to kubernetes:tests/shop"));
+        assert_eq!(fake.get("services/shop-web").unwrap()["data"], "1");
+        // That undoes it, when it is let.
+        fake.roll_back(Some(1)).await.unwrap();
+        assert_eq!(fake.get(DATABASE).unwrap()["spec"]["instances"], 1);
     }
 
     #[tokio::test]
@@ -712,6 +744,7 @@ mod tests {
         fake.refuse("delete services/shop-old", 500);
         assert_eq!(fake.deploy([two]).await.unwrap(), Done { release: 14, same: true });
         assert_eq!(fake.get("services/shop-old"), None);
+        assert_eq!(fake.states().await.len(), 11, "and the records go that were kept for it");
         let three = fake.object("Service", "shop-web", "3");
         fake.deploy([three]).await.unwrap();
         assert_eq!(fake.states().await.len(), 11);
