@@ -105,13 +105,16 @@ impl Fake {
     }
 
     pub(crate) async fn deploy(&mut self, objects: impl Into<Vec<Object>>) -> Result<Done, bowline_core::fault::Fault> {
-        let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
+        self.bring(order(objects.into())).await
+    }
+
+    pub(crate) async fn bring(&mut self, order: Order) -> Result<Done, bowline_core::fault::Fault> {
         let mut tell = noting(&mut self.notes);
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.deploy(order).await
     }
 
     pub(crate) async fn plan(&mut self, objects: impl Into<Vec<Object>>) -> Result<Plan, bowline_core::fault::Fault> {
-        let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
+        let order = order(objects.into());
         let mut tell = noting(&mut self.notes);
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.plan(&order).await
     }
@@ -120,6 +123,10 @@ impl Fake {
         let mut tell = |_| {};
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.roll_back(wanted, false).await
     }
+}
+
+fn order(objects: Vec<Object>) -> Order {
+    Order { objects, images: BTreeMap::new(), take_over: false, protected: false, planned: None }
 }
 
 fn noting(notes: &mut Vec<String>) -> impl FnMut(Told) + Send {

@@ -104,6 +104,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            protected: false,
         }
     }
 

@@ -37,6 +37,17 @@ pub struct Order {
     pub images: BTreeMap<String, String>,
     /// Fields that others have set become ours.
     pub take_over: bool,
+    /// Whether its environment is protected.
+    pub protected: bool,
+    /// What was approved of it.
+    pub planned: Option<Planned>,
+}
+
+/// What a plan was made upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// The release that serves.
+    pub serves: Option<u32>,
 }
 
 /// How it ended.
@@ -134,6 +145,7 @@ impl Rollout<'_> {
 
     async fn bring_out(&mut self, order: Order) -> Result<Done, Fault> {
         let releases = self.releases().await?;
+        self.is_as_planned(&releases, order.planned)?;
         self.is_alone(&releases, Some(&order.objects))?;
         let there = self.look(&order.objects).await?;
         let objects = self.as_large(&order.objects, &there);
@@ -150,6 +162,7 @@ impl Rollout<'_> {
             Some(known) => known,
             None => self.record(&releases, &order).await?,
         };
+        let was_protected = std::mem::replace(&mut release.protected, order.protected);
         if let Err(fault) = self.begins(&mut release, &releases).await {
             if is_new {
                 self.forget(release.number).await;
@@ -169,9 +182,7 @@ impl Rollout<'_> {
                 if !same || !history::is_settled(&releases) {
                     self.takes_over(release, releases).await?;
                 } else {
-                    // What could not be deleted when it took over, and then the records that were kept for that.
-                    let rest = self.remove(&release.objects, &releases).await;
-                    self.give_up(&releases, rest).await;
+                    self.goes_on(&release, was_protected, &releases).await?;
                 }
                 Ok(Done { release: number, same })
             }
@@ -184,6 +195,14 @@ impl Rollout<'_> {
             Err(stop) if same => Err(stop.fault),
             Err(stop) => Err(self.take_back(release, releases, stop.fault).await),
         }
+    }
+
+    /// It has come out again, and served already.
+    async fn goes_on(&mut self, release: &Release, was_protected: bool, releases: &[Release]) -> Result<(), Fault> {
+        // What could not be deleted when it took over, and then the records that were kept for that.
+        let rest = self.remove(&release.objects, releases).await;
+        self.give_up(releases, rest).await;
+        if release.protected == was_protected { Ok(()) } else { self.keep(release).await }
     }
 
     async fn bring_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
@@ -267,6 +286,19 @@ impl Rollout<'_> {
         releases.map_err(|refusal| refusal.fault(format!("the releases of {} cannot be read", self.owner)))
     }
 
+    /// What was planned was planned upon what serves now.
+    fn is_as_planned(&self, releases: &[Release], planned: Option<Planned>) -> Result<(), Fault> {
+        let serves = history::serving(releases).map(|serving| serving.number);
+        match planned.filter(|planned| planned.serves != serves) {
+            None => Ok(()),
+            Some(_) => Err(Fault::new(
+                FaultKind::Refused,
+                "another release serves than when it was planned; nothing was applied",
+            )
+            .hint("look at what it would do now: bowline plan, with the same words")),
+        }
+    }
+
     /// Nobody else brings out something else just now. Whoever brings out the same goes on with it; but not with a way back to it, nor with
     /// another number of its instances.
     fn is_alone(&self, releases: &[Release], objects: Option<&[Object]>) -> Result<(), Fault> {
@@ -317,9 +349,14 @@ impl Rollout<'_> {
             why: None,
             objects: order.objects.clone(),
             beat: None,
+            protected: order.protected,
         };
         let mut record = history::encode(self.owner, &release)?;
-        record["metadata"]["annotations"] = json!({ history::BEAT: release.at.to_string() });
+        let mut said = json!({ history::BEAT: release.at.to_string() });
+        if release.protected {
+            said[history::PROTECTED] = "true".into();
+        }
+        record["metadata"]["annotations"] = said;
         match self.cluster.create(&self.cluster.core("configmaps"), &record).await {
             Ok(_) => Ok(release),
             Err(refusal) if refusal.is_taken() => Err(self.is_taken(number)),
@@ -427,7 +464,17 @@ mod tests {
 
     fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
         let served = (state != State::Pending).then_some(u64::from(number));
-        Release { number, at: 0, served, state, images: BTreeMap::new(), why: None, objects, beat: None }
+        Release {
+            number,
+            at: 0,
+            served,
+            state,
+            images: BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+            protected: false,
+        }
     }
 
     fn at(changes: &[String], wanted: &str) -> usize {
@@ -694,6 +741,33 @@ mod tests {
         // That undoes it, when it is let.
         fake.roll_back(Some(1)).await.unwrap();
         assert_eq!(fake.get(DATABASE).unwrap()["spec"]["instances"], 1);
+    }
+
+    #[tokio::test]
+    async fn whether_it_is_protected_stands_in_the_record_of_what_serves() {
+        let mut fake = Fake::new();
+        let web = fake.object("Service", "shop-web", "1");
+        let order = |protected: bool, planned: Option<Planned>| Order {
+            objects: vec![web.clone()],
+            images: BTreeMap::new(),
+            take_over: false,
+            protected,
+            planned,
+        };
+        for (protected, same) in [(true, false), (false, true), (true, true)] {
+            let done = fake.bring(order(protected, None)).await.unwrap();
+            assert_eq!(done, Done { release: 1, same });
+            let releases = fake.cluster.releases(&fake.owner).await.unwrap();
+            assert_eq!(releases.iter().map(|one| one.protected).collect::<Vec<_>>(), [protected]);
+        }
+        // What was planned upon another release is not done.
+        fake.changes();
+        for serves in [None, Some(2)] {
+            let failed = fake.bring(order(true, Some(Planned { serves }))).await.unwrap_err();
+            assert_eq!(failed.kind, FaultKind::Refused, "{failed:?}");
+            assert_eq!(fake.changes(), Vec::<String>::new());
+        }
+        fake.bring(order(true, Some(Planned { serves: Some(1) }))).await.unwrap();
     }
 
     #[tokio::test]

@@ -103,6 +103,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            protected: false,
         }
     }
 
