@@ -111,7 +111,8 @@ impl Goes {
 
     /// Until it says this.
     fn says(&mut self, words: &str) {
-        let deadline = Instant::now() + SOON;
+        // Its first words come after all that it looks at.
+        let deadline = Instant::now() + if self.all.is_empty() { SOON * 3 } else { SOON };
         loop {
             let line = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
             let line = line.unwrap_or_else(|error| panic!("it has not said {words:?}: {error}\n{}", self.all));

@@ -428,9 +428,10 @@ impl Cluster {
 
     /// Nobody is there any more: the next one need not wait until that is noticed. Which release it was that came out.
     pub async fn let_go(&mut self) -> Option<u32> {
-        let Claim { number, path, .. } = self.claim.take()?;
+        let path = self.claim.as_ref()?.path.clone();
+        // It is held until that is said: who is interrupted meanwhile has applied something still.
         let _ = tokio::time::timeout(BEAT, self.merge(&path, &beating(None))).await;
-        Some(number)
+        self.claim.take().map(|claim| claim.number)
     }
 
     /// Marks what was there before the app's first release.
@@ -570,6 +571,8 @@ mod tests {
         let owner = Owner { env: "production".to_owned(), app: "shop".to_owned() };
         let said = tokio::time::timeout(Duration::from_millis(20), cluster.claim(&owner, 7)).await;
         assert!(said.is_err(), "nobody answers");
+        let let_go = tokio::time::timeout(Duration::from_millis(20), cluster.let_go()).await;
+        assert!(let_go.is_err(), "who is interrupted meanwhile has begun still");
         cluster.answers = Duration::from_millis(20);
         assert_eq!((cluster.let_go().await, cluster.let_go().await), (Some(7), None));
     }

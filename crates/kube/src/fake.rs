@@ -76,6 +76,11 @@ impl Fake {
         self.refuse_with(asked, json!({ "status": "Failure", "code": code, "message": "not now" }));
     }
 
+    /// The next request of this is not refused, whatever is to be refused after it.
+    pub(crate) fn let_through(&self, asked: &str) {
+        self.refuse_with(asked, Value::Null);
+    }
+
     pub(crate) fn refuse_with(&self, asked: &str, status: Value) {
         self.world.lock().unwrap().refusals.push((asked.to_owned(), status));
     }
@@ -100,13 +105,16 @@ impl Fake {
     }
 
     pub(crate) async fn deploy(&mut self, objects: impl Into<Vec<Object>>) -> Result<Done, bowline_core::fault::Fault> {
-        let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
+        self.bring(order(objects.into())).await
+    }
+
+    pub(crate) async fn bring(&mut self, order: Order) -> Result<Done, bowline_core::fault::Fault> {
         let mut tell = noting(&mut self.notes);
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.deploy(order).await
     }
 
     pub(crate) async fn plan(&mut self, objects: impl Into<Vec<Object>>) -> Result<Plan, bowline_core::fault::Fault> {
-        let order = Order { objects: objects.into(), images: BTreeMap::new(), take_over: false };
+        let order = order(objects.into());
         let mut tell = noting(&mut self.notes);
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.plan(&order).await
     }
@@ -115,6 +123,10 @@ impl Fake {
         let mut tell = |_| {};
         Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.roll_back(wanted, false).await
     }
+}
+
+fn order(objects: Vec<Object>) -> Order {
+    Order { objects, images: BTreeMap::new(), take_over: false, protected: false, planned: None }
 }
 
 fn noting(notes: &mut Vec<String>) -> impl FnMut(Told) + Send {
@@ -166,7 +178,9 @@ impl World {
         }
         if let Some(at) = self.refusals.iter().position(|(text, _)| asked == *text) {
             let (_, status) = self.refusals.remove(at);
-            return (u16::try_from(status["code"].as_u64().unwrap()).unwrap(), status);
+            if !status.is_null() {
+                return (u16::try_from(status["code"].as_u64().unwrap()).unwrap(), status);
+            }
         }
         let failure = |code: u16| (code, json!({ "status": "Failure", "code": code, "message": "it is not so" }));
         if !["get", "judge"].contains(&verb) {

@@ -208,6 +208,7 @@ mod tests {
             why: None,
             objects: vec![web.clone(), database],
             beat: None,
+            protected: false,
         };
         fake.keep(&serves);
         fake.refuse("get /apis/postgresql.cnpg.io/v1", 403);
@@ -233,6 +234,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            protected: false,
         };
         fake.keep(&release(1, State::Served, vec![map]));
         for number in 2..=10 {

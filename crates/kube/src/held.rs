@@ -100,7 +100,17 @@ mod tests {
     fn release(number: u32, state: State, bodies: Vec<Value>) -> Release {
         let objects = bodies.into_iter().map(|body| Object { stage: Stage::Data, body }).collect();
         let served = Some(u64::from(number));
-        Release { number, at: 0, served, state, images: BTreeMap::new(), why: None, objects, beat: None }
+        Release {
+            number,
+            at: 0,
+            served,
+            state,
+            images: BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+            protected: false,
+        }
     }
 
     fn of(kind: &str, component: &str) -> Value {

@@ -26,6 +26,8 @@ const STATE: &str = "bowline.dev/state";
 const RELEASE: &str = "release";
 /// When whoever brings it out was there the last time, in milliseconds since 1970.
 pub(crate) const BEAT: &str = "bowline.dev/beat";
+/// Whether what comes after it comes out as a plan shows alone.
+pub(crate) const PROTECTED: &str = "bowline.dev/protected";
 /// Who has not been there for so long has been cut off.
 const FRESH_MS: u64 = 30_000;
 
@@ -71,6 +73,9 @@ pub struct Release {
     /// When whoever brings it out was there the last time: said of the record, not in it.
     #[serde(skip)]
     pub beat: Option<u64>,
+    /// Whether its environment is protected: said of the record, not in it, since the same release may come to be, or not to be.
+    #[serde(skip)]
+    pub protected: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,7 +115,11 @@ pub fn encode(owner: &Owner, release: &Release) -> Result<Value, Fault> {
     labels.insert(STATE, release.state.as_str().to_owned());
     Ok(json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": { "name": name(owner, release.number), "labels": labels },
+        "metadata": {
+            "name": name(owner, release.number), "labels": labels,
+            // Merged, nothing takes it out.
+            "annotations": { PROTECTED: release.protected.then_some("true") },
+        },
         "binaryData": { RELEASE: BASE64_STANDARD.encode(packed) },
     }))
 }
@@ -119,7 +128,8 @@ pub fn encode(owner: &Owner, release: &Release) -> Result<Value, Fault> {
 pub fn decode(record: &Value) -> Option<Release> {
     let stored: Stored = serde_json::from_value(stored(record)?).ok()?;
     let beat = record["metadata"]["annotations"][BEAT].as_str().and_then(|text| text.parse().ok());
-    (stored.form == FORM).then_some(Release { beat, ..stored.release })
+    let protected = record["metadata"]["annotations"][PROTECTED] == "true";
+    (stored.form == FORM).then_some(Release { beat, protected, ..stored.release })
 }
 
 fn stored(record: &Value) -> Option<Value> {
@@ -236,6 +246,7 @@ pub(crate) fn after(objects: &[Object], number: u32, releases: &[Release]) -> Ve
         why: None,
         objects: objects.to_vec(),
         beat: None,
+        protected: false,
     });
     all
 }
@@ -260,7 +271,17 @@ mod tests {
     use crate::object::Stage;
 
     fn release(number: u32, state: State, served: Option<u64>) -> Release {
-        Release { number, at: 7, served, state, images: BTreeMap::new(), why: None, objects: Vec::new(), beat: None }
+        Release {
+            number,
+            at: 7,
+            served,
+            state,
+            images: BTreeMap::new(),
+            why: None,
+            objects: Vec::new(),
+            beat: None,
+            protected: false,
+        }
     }
 
     fn shop() -> Owner {
@@ -271,8 +292,11 @@ mod tests {
     fn a_release_is_kept_whole() {
         let body =
             json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "A": "é" } });
-        let one =
-            Release { objects: vec![Object { stage: Stage::Config, body }], ..release(3, State::Serves, Some(9)) };
+        let one = Release {
+            objects: vec![Object { stage: Stage::Config, body }],
+            protected: true,
+            ..release(3, State::Serves, Some(9))
+        };
         let record = encode(&shop(), &one).unwrap();
         assert_eq!(decode(&record), Some(one));
         assert_eq!(record["metadata"]["name"], "bowline.production.shop.v3");

@@ -48,7 +48,7 @@ impl Rollout<'_> {
     }
 
     /// What of these is there now. What may not be read is not seen.
-    async fn there(&self, objects: &[Object]) -> Result<Vec<(Id, Value)>, Fault> {
+    pub(crate) async fn there(&self, objects: &[Object]) -> Result<Vec<(Id, Value)>, Fault> {
         let cluster = &*self.cluster;
         let ask = |object: &Object| {
             let id = object.id();

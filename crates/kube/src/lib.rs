@@ -35,6 +35,6 @@ pub use foresee::Plan;
 pub use object::{Id, Object, Owner, Stage};
 pub use prune::{Prune, prune};
 pub use refusal::{Conflict, Refusal};
-pub use rollout::{Done, Order, Rollout, Told, now_ms};
+pub use rollout::{Done, Order, Planned, Rollout, Told, now_ms};
 pub use survey::{Found, Wanted, survey};
 pub use way::runs_before;

@@ -241,7 +241,7 @@ pub fn comes_up(kind: &str) -> bool {
 fn deployment(seen: Seen<'_>) -> Stands {
     let (now, status) = (seen.workload, &seen.workload["status"]);
     if number(&status["observedGeneration"]) < number(&now["metadata"]["generation"]) {
-        return Stands::Waits("to be taken up".to_owned());
+        return Stands::Waits("its controller to take it up".to_owned());
     }
     let wanted = now["spec"]["replicas"].as_i64().unwrap_or(1);
     let [all, updated, available] =
@@ -287,7 +287,7 @@ fn stateful(seen: Seen<'_>) -> Stands {
     let wanted = now["spec"]["replicas"].as_i64().unwrap_or(1);
     let [ready, updated] = ["readyReplicas", "updatedReplicas"].map(|key| number(&status[key]));
     if number(&status["observedGeneration"]) < number(&now["metadata"]["generation"]) {
-        return Stands::Waits("to be taken up".to_owned());
+        return Stands::Waits("its controller to take it up".to_owned());
     }
     if ready >= wanted && (updated >= wanted || status["currentRevision"] == status["updateRevision"]) {
         return Stands::Ready;
@@ -511,7 +511,7 @@ mod tests {
     fn a_deployment_is_ready_when_all_of_it_is_the_new_release() {
         let status = |seen, all, updated, available| json!({ "observedGeneration": seen, "replicas": all, "updatedReplicas": updated, "availableReplicas": available });
         assert_eq!(stands(status(2, 2, 2, 2), &[], &[]), Stands::Ready);
-        assert_eq!(stands(status(1, 2, 2, 2), &[], &[]), Stands::Waits("to be taken up".to_owned()));
+        assert_eq!(stands(status(1, 2, 2, 2), &[], &[]), Stands::Waits("its controller to take it up".to_owned()));
         let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
         let pods = [pod("new", "a", ready.clone()), pod("old", "b", ready.clone()), pod("old", "c", ready.clone())];
         assert_eq!(stands(status(2, 3, 1, 3), &pods, &[]), Stands::Waits("1 of 2 ready".to_owned()));

@@ -25,7 +25,7 @@ pub(crate) fn rollout(seen: Seen<'_>) -> Stands {
     let goes_on = status["controllerPause"] == true && status["pauseConditions"].as_array().is_none_or(Vec::is_empty);
     let pods = newest(seen);
     match text(&status["phase"]) {
-        _ if !is_seen => Stands::Waits("to be taken up".to_owned()),
+        _ if !is_seen => Stands::Waits("Argo Rollouts to take it up".to_owned()),
         _ if goes_on => Stands::Waits("Argo Rollouts, which goes on".to_owned()),
         "Healthy" => Stands::Ready,
         "Degraded" => Stands::Trouble(degraded(message, wrong(&pods, seen.events))),
@@ -127,10 +127,13 @@ fn running(pods: &[&Value], asked: &str) -> Option<i64> {
     Some(if wrong.is_empty() { i64::try_from(ready).unwrap_or(i64::MAX) } else { 0 })
 }
 
-/// Clusters may let pods pull from a mirror, which has another host and keeps the rest.
-fn is_same_image(one: &str, other: &str) -> bool {
-    let last = |image: &str| image.rsplit('/').next().unwrap_or_default().to_owned();
-    last(one) == last(other)
+/// Clusters may let pods pull from a mirror, which has another host and keeps the rest, or say to them which digest a tag has.
+fn is_same_image(runs: &str, asked: &str) -> bool {
+    fn last(image: &str) -> &str {
+        image.rsplit('/').next().unwrap_or_default()
+    }
+    let (runs, asked) = (last(runs), last(asked));
+    runs == asked || !asked.contains('@') && runs.split_once('@').is_some_and(|(name, _)| name == asked)
 }
 
 #[cfg(test)]
@@ -206,10 +209,10 @@ mod tests {
         // What was said of the generation before says nothing.
         let mut older = going("Healthy", "");
         older["observedGeneration"] = json!("1");
-        check(older, "to be taken up");
+        check(older, "Argo Rollouts to take it up");
         let mut none = canary(json!({}));
         none["status"] = Value::Null;
-        assert_eq!(stands(&none, &[], &[]), Stands::Waits("to be taken up".to_owned()));
+        assert_eq!(stands(&none, &[], &[]), Stands::Waits("Argo Rollouts to take it up".to_owned()));
         let mut by_hand =
             canary(json!({ "message": "manually paused", "controllerPause": false, "pauseConditions": null }));
         by_hand["spec"]["paused"] = json!(true);
@@ -309,6 +312,9 @@ mod tests {
         let mut job = of(4, "postgres:16");
         job["spec"]["containers"][0]["name"] = json!("initdb");
         check(&[of(1, "mirror.example.com/library/postgres:17"), of(2, "postgres:17"), ends, job], None);
+        // With the digest that admission has added.
+        check(&[of(1, "library/postgres:17@sha256:ab"), of(2, "postgres:17@sha256:ab")], None);
+        check(&[of(1, "postgres:16@sha256:ab"), of(2, "postgres:17@sha256:ab")], Some(0));
         // What keeps the new one from coming up is said.
         let mut missing = missing("c", json!({ OF_CLUSTER: "shop-postgres-db" }));
         missing["spec"] = of(2, "postgres:17")["spec"].clone();

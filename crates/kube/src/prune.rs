@@ -14,7 +14,7 @@ pub struct Prune {
     pub stay: Vec<Id>,
 }
 
-/// Kinds whose objects hold data of people.
+/// Kinds whose objects hold data of people. The second is their server, too.
 const DATA: [(&str, &str); 2] = [("", "PersistentVolumeClaim"), ("postgresql.cnpg.io", "Cluster")];
 
 /// What is in no inventory of a release is nobody's business here; of what is, this wants the rest gone. Secrets are removed by who
@@ -74,6 +74,11 @@ pub(crate) fn is_data(id: &Id) -> bool {
     DATA.contains(&(id.group.as_str(), id.kind.as_str()))
 }
 
+/// Whether it is data and nothing that serves them: there is no older or newer one of it.
+pub(crate) fn is_volume(id: &Id) -> bool {
+    DATA[0] == (id.group.as_str(), id.kind.as_str())
+}
+
 fn is_secret(id: &Id) -> bool {
     id.group.is_empty() && id.kind == "Secret"
 }
@@ -99,6 +104,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            protected: false,
         }
     }
 

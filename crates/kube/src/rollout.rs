@@ -37,6 +37,17 @@ pub struct Order {
     pub images: BTreeMap<String, String>,
     /// Fields that others have set become ours.
     pub take_over: bool,
+    /// Whether its environment is protected.
+    pub protected: bool,
+    /// What was approved of it.
+    pub planned: Option<Planned>,
+}
+
+/// What a plan was made upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// The release that serves.
+    pub serves: Option<u32>,
 }
 
 /// How it ended.
@@ -73,7 +84,7 @@ pub(crate) struct Applied<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Before<'a> {
     pub(crate) releases: &'a [Release],
-    /// What is there of what the release that serves asks for in the same words.
+    /// What is there of what is in nobody's way if this changes nothing of it.
     pub(crate) same: &'a There,
 }
 
@@ -134,6 +145,7 @@ impl Rollout<'_> {
 
     async fn bring_out(&mut self, order: Order) -> Result<Done, Fault> {
         let releases = self.releases().await?;
+        self.is_as_planned(&releases, order.planned)?;
         self.is_alone(&releases, Some(&order.objects))?;
         let there = self.look(&order.objects).await?;
         let objects = self.as_large(&order.objects, &there);
@@ -150,6 +162,7 @@ impl Rollout<'_> {
             Some(known) => known,
             None => self.record(&releases, &order).await?,
         };
+        let was_protected = std::mem::replace(&mut release.protected, order.protected);
         if let Err(fault) = self.begins(&mut release, &releases).await {
             if is_new {
                 self.forget(release.number).await;
@@ -169,8 +182,7 @@ impl Rollout<'_> {
                 if !same || !history::is_settled(&releases) {
                     self.takes_over(release, releases).await?;
                 } else {
-                    // What could not be deleted when it took over.
-                    self.remove(&release.objects, &releases).await;
+                    self.goes_on(&release, was_protected, &releases).await?;
                 }
                 Ok(Done { release: number, same })
             }
@@ -185,6 +197,14 @@ impl Rollout<'_> {
         }
     }
 
+    /// It has come out again, and served already.
+    async fn goes_on(&mut self, release: &Release, was_protected: bool, releases: &[Release]) -> Result<(), Fault> {
+        // What could not be deleted when it took over, and then the records that were kept for that.
+        let rest = self.remove(&release.objects, releases).await;
+        self.give_up(releases, rest).await;
+        if release.protected == was_protected { Ok(()) } else { self.keep(release).await }
+    }
+
     async fn bring_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
         let releases = self.releases().await?;
         self.is_alone(&releases, None)?;
@@ -197,10 +217,11 @@ impl Rollout<'_> {
         // One that has not come to its end may have left the servers of databases half changed, and so may a way back.
         let way = if is_serving || history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
         let objects = way.objects(&target.objects, |id| there.iter().any(|(known, _)| known == id));
+        let objects = self.as_large(&objects, &there);
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut target, &releases).await?;
-        let brought = self.bring(&objects, &take, Before::of(&releases)).await;
+        let brought = self.bring(&objects, &take, Before { same: &there, releases: &releases }).await;
         brought.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = target.number;
         self.takes_over(target, releases).await?;
@@ -265,6 +286,19 @@ impl Rollout<'_> {
         releases.map_err(|refusal| refusal.fault(format!("the releases of {} cannot be read", self.owner)))
     }
 
+    /// What was planned was planned upon what serves now.
+    fn is_as_planned(&self, releases: &[Release], planned: Option<Planned>) -> Result<(), Fault> {
+        let serves = history::serving(releases).map(|serving| serving.number);
+        match planned.filter(|planned| planned.serves != serves) {
+            None => Ok(()),
+            Some(_) => Err(Fault::new(
+                FaultKind::Refused,
+                "another release serves than when it was planned; nothing was applied",
+            )
+            .hint("look at what it would do now: bowline plan, with the same words")),
+        }
+    }
+
     /// Nobody else brings out something else just now. Whoever brings out the same goes on with it; but not with a way back to it, nor with
     /// another number of its instances.
     fn is_alone(&self, releases: &[Release], objects: Option<&[Object]>) -> Result<(), Fault> {
@@ -315,9 +349,14 @@ impl Rollout<'_> {
             why: None,
             objects: order.objects.clone(),
             beat: None,
+            protected: order.protected,
         };
         let mut record = history::encode(self.owner, &release)?;
-        record["metadata"]["annotations"] = json!({ history::BEAT: release.at.to_string() });
+        let mut said = json!({ history::BEAT: release.at.to_string() });
+        if release.protected {
+            said[history::PROTECTED] = "true".into();
+        }
+        record["metadata"]["annotations"] = said;
         match self.cluster.create(&self.cluster.core("configmaps"), &record).await {
             Ok(_) => Ok(release),
             Err(refusal) if refusal.is_taken() => Err(self.is_taken(number)),
@@ -425,7 +464,17 @@ mod tests {
 
     fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
         let served = (state != State::Pending).then_some(u64::from(number));
-        Release { number, at: 0, served, state, images: BTreeMap::new(), why: None, objects, beat: None }
+        Release {
+            number,
+            at: 0,
+            served,
+            state,
+            images: BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+            protected: false,
+        }
     }
 
     fn at(changes: &[String], wanted: &str) -> usize {
@@ -662,6 +711,63 @@ mod tests {
         let failed = fake.deploy([more, three]).await.unwrap_err();
         assert!(failed.message.contains("shop-postgres-db does not come up"), "{failed:?}");
         assert_eq!(fake.get("services/shop-web").unwrap()["data"], "2");
+        assert_eq!(fake.get(DATABASE).unwrap()["spec"]["instances"], 1);
+        assert!(failed.causes.last().unwrap().contains("release 2 serves as before"), "{failed:?}");
+        // Whoever brings it back again does not wait for it, either.
+        fake.roll_back(Some(2)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_database_that_the_server_does_not_let_back_is_said() {
+        let mut fake = Fake::new();
+        let (asked, there) = database(&fake, 1, true);
+        fake.put(DATABASE, there);
+        let [one, two] = ["1", "2"].map(|data| web(&fake, data));
+        fake.deploy([asked, one]).await.unwrap();
+        let (more, _) = database(&fake, 2, true);
+        let apply = format!("apply {DATABASE}");
+        fake.refuse("apply services/shop-web", 422);
+        fake.let_through(&apply);
+        fake.refuse(&apply, 422);
+        let (_, mut grows) = database(&fake, 2, true);
+        grows["metadata"]["generation"] = 2.into();
+        fake.meanwhile("get /apis/apps/v1/namespaces/shop/replicasets", DATABASE, grows);
+        let failed = fake.deploy([more, two]).await.unwrap_err();
+        let said = "Cluster/shop-postgres-db stays as release 2 has set it: not now";
+        assert_eq!(failed.causes.last().unwrap(), said, "{failed:?}");
+        assert!(!failed.causes.iter().any(|cause| cause.contains("as before")), "{failed:?}");
+        assert!(failed.hint.unwrap().contains("bowline rollback shop 1 --env production --to kubernetes:tests/shop"));
+        assert_eq!(fake.get("services/shop-web").unwrap()["data"], "1");
+        // That undoes it, when it is let.
+        fake.roll_back(Some(1)).await.unwrap();
+        assert_eq!(fake.get(DATABASE).unwrap()["spec"]["instances"], 1);
+    }
+
+    #[tokio::test]
+    async fn whether_it_is_protected_stands_in_the_record_of_what_serves() {
+        let mut fake = Fake::new();
+        let web = fake.object("Service", "shop-web", "1");
+        let order = |protected: bool, planned: Option<Planned>| Order {
+            objects: vec![web.clone()],
+            images: BTreeMap::new(),
+            take_over: false,
+            protected,
+            planned,
+        };
+        for (protected, same) in [(true, false), (false, true), (true, true)] {
+            let done = fake.bring(order(protected, None)).await.unwrap();
+            assert_eq!(done, Done { release: 1, same });
+            let releases = fake.cluster.releases(&fake.owner).await.unwrap();
+            assert_eq!(releases.iter().map(|one| one.protected).collect::<Vec<_>>(), [protected]);
+        }
+        // What was planned upon another release is not done.
+        fake.changes();
+        for serves in [None, Some(2)] {
+            let failed = fake.bring(order(true, Some(Planned { serves }))).await.unwrap_err();
+            assert_eq!(failed.kind, FaultKind::Refused, "{failed:?}");
+            assert_eq!(fake.changes(), Vec::<String>::new());
+        }
+        fake.bring(order(true, Some(Planned { serves: Some(1) }))).await.unwrap();
     }
 
     #[tokio::test]
@@ -712,6 +818,7 @@ mod tests {
         fake.refuse("delete services/shop-old", 500);
         assert_eq!(fake.deploy([two]).await.unwrap(), Done { release: 14, same: true });
         assert_eq!(fake.get("services/shop-old"), None);
+        assert_eq!(fake.states().await.len(), 11, "and the records go that were kept for it");
         let three = fake.object("Service", "shop-web", "3");
         fake.deploy([three]).await.unwrap();
         assert_eq!(fake.states().await.len(), 11);

@@ -2,11 +2,12 @@
 
 use bowline_core::fault::Fault;
 
-use crate::cluster::{Deletion, patiently};
+use crate::cluster::{Deletion, How, patiently};
 use crate::history::{self, Release, State};
 use crate::judge::Take;
-use crate::object::Object;
-use crate::prune::{given_up, prune};
+use crate::object::{Id, Object};
+use crate::prune::{given_up, is_data, prune};
+use crate::refusal::Refusal;
 use crate::rollout::{Before, Rollout, Told};
 use crate::way::{Way, ran_alone};
 
@@ -85,20 +86,19 @@ impl Rollout<'_> {
         release.why = Some(because);
         let before = history::serving(&releases).cloned();
         let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
+        let mut stay = Vec::new();
         if let Some(before) = &before {
-            let objects = Way::Undone.objects(&before.objects, |_| true);
-            let put_back = match self.learn(&objects).await {
-                Ok(()) => self.bring(&objects, &Take::ALL, Before::of(&releases)).await.map_err(|stop| stop.fault),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = put_back {
-                let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
-                let back = self.command(&format!("rollback {} {}", self.owner.app, before.number));
-                let fault = fault
-                    .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message))
-                    .hint(format!("when that is mended: {back}"));
-                // It stays pending: what it has made is not yet taken back.
-                return self.ended(&release, fault).await;
+            match self.put_back(before, &releases).await {
+                Ok(found) => stay = found,
+                Err(error) => {
+                    let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
+                    let back = self.command(&format!("rollback {} {}", self.owner.app, before.number));
+                    let fault = fault
+                        .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message))
+                        .hint(format!("when that is mended: {back}"));
+                    // It stays pending: what it has made is not yet taken back.
+                    return self.ended(&release, fault).await;
+                }
             }
         }
         release.state = State::Rejected;
@@ -109,21 +109,46 @@ impl Rollout<'_> {
         let rejected = self.reject_others(number, &known).await;
         self.give_up(&known, rest).await;
         let fault = rejected.err().into_iter().fold(fault, |fault, error| fault.caused_by(error.message));
-        let fault = fault.caused_by(match (&before, rest) {
-            (Some(before), _) if ran_alone(&release.objects, &before.objects) => format!(
-                "it was taken back, and release {} serves again; what `release.before` has done is not undone",
-                before.number
-            ),
-            (Some(before), _) => format!("it was taken back, and release {} serves as before", before.number),
-            (None, Rest::Nothing) => "it was taken back, and nothing served before it".to_owned(),
-            (None, Rest::Found) => {
-                "it was taken back; what was there before it stays, as this release has set it".to_owned()
-            }
-            (None, Rest::Some) => {
-                "nothing served before it, and not all that it has made could be taken back".to_owned()
-            }
-        });
+        let fault = fault.caused_by(taken_back(&release, before.as_ref(), (stay.is_empty(), rest)));
+        let fault = match &before {
+            Some(before) if !stay.is_empty() => self.half_back(fault, (before.number, number), stay),
+            Some(_) | None => fault,
+        };
         self.ended(&release, fault).await
+    }
+
+    /// What served, as it was. A database that an operator keeps is told to be so, and not waited for: an instance of it may be away for days.
+    /// Those that the server does not let back.
+    async fn put_back(&mut self, before: &Release, releases: &[Release]) -> Result<Vec<(Id, Refusal)>, Fault> {
+        let objects = Way::Undone.objects(&before.objects, |_| true);
+        let (databases, others): (Vec<Object>, Vec<Object>) =
+            objects.into_iter().partition(|object| is_data(&object.id()));
+        self.learn(&databases).await?;
+        let there = self.there(&databases).await?;
+        let mut stay = Vec::new();
+        for object in self.as_large(&databases, &there) {
+            match self.cluster.put(&object, How { dry: false, take_over: true }).await {
+                Ok(_) => {}
+                Err(refusal) if refusal.is_away() => {
+                    return Err(refusal.fault(format!("{} cannot be applied", object.id())));
+                }
+                Err(refusal) => stay.push((object.id(), refusal)),
+            }
+        }
+        self.learn(&others).await?;
+        self.bring(&others, &Take::ALL, Before::of(releases)).await.map_err(|stop| stop.fault)?;
+        Ok(stay)
+    }
+
+    /// These stay as the release has set them that was taken back.
+    fn half_back(&self, mut fault: Fault, (back, from): (u32, u32), stay: Vec<(Id, Refusal)>) -> Fault {
+        for (id, refusal) in stay {
+            fault = fault.caused_by(format!("{id} stays as release {from} has set it: {refusal}"));
+        }
+        let back = self.command(&format!("rollback {} {back}", self.owner.app));
+        let back = format!("when that is mended: {back}");
+        let hint = fault.hint.as_ref().map_or_else(|| back.clone(), |hint| format!("{hint}; {back}"));
+        fault.hint(hint)
     }
 
     /// What became of it is kept, if it can be.
@@ -132,5 +157,26 @@ impl Rollout<'_> {
             Ok(()) => fault,
             Err(error) => fault.caused_by(error.message),
         }
+    }
+}
+
+/// What has come of it. `as_before`: all that served is as it was.
+fn taken_back(release: &Release, before: Option<&Release>, (as_before, rest): (bool, Rest)) -> String {
+    match (before, rest) {
+        (Some(before), _) if ran_alone(&release.objects, &before.objects) => format!(
+            "it was taken back, and release {} serves again; what `release.before` has done is not undone",
+            before.number
+        ),
+        (Some(before), _) if as_before => {
+            format!("it was taken back, and release {} serves as before", before.number)
+        }
+        (Some(before), _) => {
+            format!("it was taken back, and release {} serves again, but for what follows", before.number)
+        }
+        (None, Rest::Nothing) => "it was taken back, and nothing served before it".to_owned(),
+        (None, Rest::Found) => {
+            "it was taken back; what was there before it stays, as this release has set it".to_owned()
+        }
+        (None, Rest::Some) => "nothing served before it, and not all that it has made could be taken back".to_owned(),
     }
 }

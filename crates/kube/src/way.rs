@@ -2,7 +2,7 @@
 
 use crate::history::{Release, State};
 use crate::object::{Id, Object, Stage};
-use crate::prune::is_data;
+use crate::prune::is_volume;
 
 /// Why what served is applied again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +16,13 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// What of a release is applied. Data themselves are never undone, and what ran before a release is not repeated.
+    /// What of a release is applied. Volumes are never undone, and what ran before a release is not repeated.
     pub(crate) fn objects(self, all: &[Object], is_there: impl Fn(&Id) -> bool) -> Vec<Object> {
         let counts = |object: &&Object| match object.stage {
             Stage::Before => false,
             Stage::Data => match self {
                 Self::Same => true,
-                Self::Undone => !is_data(&object.id()) || !is_there(&object.id()),
+                Self::Undone => !is_volume(&object.id()) || !is_there(&object.id()),
                 Self::Back => !is_there(&object.id()),
             },
             Stage::Config | Stage::Workload | Stage::Edge | Stage::Watch => true,
@@ -58,9 +58,9 @@ pub(crate) fn gone_back_to(target: &Release, releases: &[Release]) -> Vec<Object
     all
 }
 
-/// Whether it is a server of data, or what one starts from; data themselves apart.
+/// Whether it is a server of data, or what one starts from; volumes apart.
 fn serves_data(object: &Object) -> bool {
-    object.stage == Stage::Data && !is_data(&object.id()) || is_configuration(object)
+    object.stage == Stage::Data && !is_volume(&object.id()) || is_configuration(object)
 }
 
 /// That of a server keeps its name, and that of everything else is another object when it changes.
@@ -94,7 +94,17 @@ mod tests {
     }
 
     fn release(number: u32, state: State, served: Option<u64>, objects: Vec<Object>) -> Release {
-        Release { number, at: 0, served, state, images: BTreeMap::new(), why: None, objects, beat: None }
+        Release {
+            number,
+            at: 0,
+            served,
+            state,
+            images: BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+            protected: false,
+        }
     }
 
     #[test]
@@ -113,7 +123,7 @@ mod tests {
         };
         let check = |way: Way, expected: &[&str]| there(way, true, expected);
         check(Way::Same, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
-        check(Way::Undone, &["ConfigMap", "StatefulSet", "Deployment"]);
+        check(Way::Undone, &["ConfigMap", "Cluster", "StatefulSet", "Deployment"]);
         check(Way::Back, &["ConfigMap", "Deployment"]);
         // What a later release has pruned is made again.
         there(Way::Back, false, &["ConfigMap", "PersistentVolumeClaim", "Cluster", "StatefulSet", "Deployment"]);
@@ -153,6 +163,11 @@ mod tests {
         let two = release(2, State::Serves, Some(2), vec![config("2"), claim("2"), set("2"), web("2")]);
         let newer = [as_it_was[0], as_it_was[1], ("StatefulSet", "2"), as_it_was[3], ("ConfigMap", "2")];
         check(std::slice::from_ref(&two), &newer);
+        // So is one that an operator keeps with its data.
+        let cluster = |image: &str| of(Stage::Data, "postgresql.cnpg.io/v1", "Cluster", image);
+        let [older, newest] = [("1", State::Served), ("2", State::Serves)]
+            .map(|(image, state)| release(image.parse().unwrap(), state, Some(1), vec![cluster(image)]));
+        assert_eq!(gone_back_to(&older, &[older.clone(), newest]), [cluster("2")]);
         // One that serves without a database says nothing of its data, nor does one that has never served.
         let before = Release { state: State::Served, ..two.clone() };
         let three = release(3, State::Serves, Some(3), vec![web("3")]);

@@ -9,7 +9,7 @@ use bowline_tests::registry::Registry;
 use bowline_tests::{Bowline, path};
 use serde_json::json;
 
-use super::{Who, cluster, deployment, edit, example, image_of, words};
+use super::{Goes, Who, cluster, deployment, edit, example, image_of, words};
 
 /// An app of two services that are one build, which says that it was made, and goes to this registry.
 pub(super) fn greeter(bowline: &Bowline, host: &str) -> PathBuf {
@@ -80,10 +80,12 @@ fn what_nobody_says_an_image_of_is_built_once_and_pushed() {
     assert!(manifests.join("revisions/sha256").join(digest).is_dir(), "it is there: {image}");
     assert!(manifests.join("tags").join(format!("web-{}", &digest[..12])).is_dir(), "and nobody's rubbish");
     // The same again is the same image, of which nothing is compiled and nothing sent.
-    let sent = registry.asked("PUT /v2/acme/greeter/blobs/");
+    let sent = registry.asked("PUT /v2/acme/greeter/");
+    assert!(sent > 0, "{said}");
     let said = who.does(&deploy);
     assert!(said.contains("serves: release 1, nothing of it has changed") && compiled(&said) == 0, "{said}");
-    assert_eq!(registry.asked("PUT /v2/acme/greeter/blobs/"), sent);
+    assert!(said.contains(&format!("{image} is there already")), "{said}");
+    assert_eq!(registry.asked("PUT /v2/acme/greeter/"), sent);
     std::fs::write(folder.join("main.c"), "int main(void) { return 1; }\n").expect("a file of the test");
     let said = who.does(&deploy);
     assert!(said.contains("serves: release 2") && compiled(&said) == 1, "{said}");
@@ -137,4 +139,45 @@ fn an_image_that_is_nowhere_is_found_before_anything_is_applied() {
     assert!(said.contains("say the digest of one that is there"), "{said}");
     let releases = who.json(&["releases", "hello", "--env", "production"]);
     assert_eq!(releases["releases"].as_array().map(Vec::len), Some(2), "{releases}");
+}
+
+#[test]
+fn a_missing_file_of_a_secret_is_told_before_anything_is_built() {
+    cluster().namespace("fileless", "restricted");
+    let (who, registry) = (Who::admin("fileless"), Registry::guarded());
+    let folder = greeter(&who.bowline, registry.host());
+    log_in(&who, registry.host());
+    let deploy = ["deploy", path(&folder), "--env", "production"];
+    let token = folder.join("token.txt");
+    let source = format!("source = \"file:{}\"", path(&token));
+    let secret = format!("[env]\nTOKEN = {{ secret = \"token\" }}\n[secret.token]\n{source}\n");
+    edit(&folder, "[environment", &format!("{secret}[environment"));
+    std::fs::write(&token, "sesame").expect("a file of the test");
+    who.does(&deploy);
+    // A release has its value already.
+    std::fs::remove_file(&token).expect("a file of the test");
+    std::fs::write(folder.join("main.c"), "int main(void) { return 2; }\n").expect("a file of the test");
+    let sent = registry.asked("");
+    let said = who.fails(&deploy, 2);
+    assert!(said.contains("token.txt"), "{said}");
+    assert_eq!((compiled(&said), registry.asked("")), (0, sent), "{said}");
+}
+
+#[test]
+fn who_interrupts_a_build_has_pushed_and_applied_nothing() {
+    cluster().namespace("cut-off", "restricted");
+    let (who, registry) = (Who::admin("cut-off"), Registry::guarded());
+    let folder = greeter(&who.bowline, registry.host());
+    log_in(&who, registry.host());
+    edit(&folder, "echo it is compiled", "echo it is compiled && tail -f /dev/null");
+    let mut goes = Goes::start(who.command(&["deploy", path(&folder), "--env", "production"]));
+    goes.says("it is compiled");
+    goes.interrupt();
+    goes.ends(130);
+    assert_eq!((registry.asked("PUT /v2/"), registry.asked("POST /v2/")), (0, 0));
+    for kind in ["apis/apps/v1/namespaces/cut-off/deployments", "api/v1/namespaces/cut-off/secrets"] {
+        assert_eq!(cluster().admin.get(&format!("/{kind}")).done()["items"], json!([]), "{kind}");
+    }
+    let releases = cluster().admin.get("/api/v1/namespaces/cut-off/configmaps").done().to_string();
+    assert!(!releases.contains("bowline"), "{releases}");
 }

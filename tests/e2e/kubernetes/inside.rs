@@ -1,6 +1,6 @@
 //! Deployed from within: who runs in a pod, and has no kubeconfig, means the cluster and the namespace that it runs in.
 
-use bowline_tests::{path, text};
+use bowline_tests::{SOON, path, text, wait};
 use serde_json::json;
 
 use super::{Who, bind, cluster, deploy, example, roles, words};
@@ -16,7 +16,11 @@ fn in_a_pod_the_cluster_is_the_one_that_it_runs_in() {
     // What a kubelet mounts into a pod of this account.
     let asked = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
     let token = admin.create("/api/v1/namespaces/inside/serviceaccounts/default/token", &asked).done();
-    let authority = admin.get("/api/v1/namespaces/inside/configmaps/kube-root-ca.crt").done();
+    // A controller puts it there.
+    let authority = wait("the authority is in the namespace", SOON, || {
+        let found = admin.get("/api/v1/namespaces/inside/configmaps/kube-root-ca.crt");
+        (found.status == 200).then_some(found.value)
+    });
     let account = who.bowline.folder("account");
     let files = [
         ("token", &token["status"]["token"]),
@@ -42,6 +46,10 @@ fn in_a_pod_the_cluster_is_the_one_that_it_runs_in() {
         assert!(output.status.success(), "{args:?}: {}", text(&output));
         text(&output)
     };
+    // What the binding says counts a moment later.
+    wait("the account may read releases", SOON, || {
+        run(&["--to", "kubernetes", "releases", "hello", "--env", "production"]).status.success().then_some(())
+    });
     let args = deploy(&folder, "hello", "1");
     // What is beside the namespace is not for that account to look at.
     let said = does(&[&["--to", "kubernetes"], &words(&args)[..], &["--api", "ingress-nginx"]].concat());

@@ -125,7 +125,7 @@ fn what_operators_bring_up_is_waited_for_and_judged_by_their_status() {
     cloudnative_pg("Setting up primary", false);
     first.says("postgres-db waits on CloudNativePG: Setting up primary, 0 of 1 ready");
     cloudnative_pg("Cluster in healthy state", true);
-    first.says("web waits on to be taken up");
+    first.says("web waits on Argo Rollouts to take it up");
     argo("Paused", "BlueGreenPause");
     first.says("web waits on Argo Rollouts, which holds a step (BlueGreenPause)");
     argo("Healthy", "");
@@ -147,7 +147,7 @@ fn what_operators_bring_up_is_waited_for_and_judged_by_their_status() {
     // What is as it was is in nobody's way. What Argo gives up is taken back.
     let mut second = deploys(&who, "2", path(&folder));
     second.says("postgres-db is not ready, and is not waited for, since nothing of it has changed");
-    second.says("web waits on to be taken up");
+    second.says("web waits on Argo Rollouts to take it up");
     argo("Degraded", "RolloutAborted: Rollout aborted update to revision 2");
     second.says("release 2 is taken back");
     let image = || {

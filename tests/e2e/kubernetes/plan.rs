@@ -61,7 +61,8 @@ fn what_a_deploy_would_change_is_said_and_nothing_is_written() {
     let seen = who.json(&plan(&second));
     assert_eq!(changes(&seen, "removed"), ["PodDisruptionBudget/hello-web"], "{seen}");
     let now = deployment("plans", "hello-web");
-    assert_eq!(now["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+    assert_eq!(now["metadata"]["generation"], before["metadata"]["generation"]);
+    assert_eq!(now["spec"], before["spec"]);
     let releases = who.json(&["releases", "hello", "--env", "production"]);
     assert_eq!(releases["releases"].as_array().map(Vec::len), Some(1));
 
@@ -70,6 +71,7 @@ fn what_a_deploy_would_change_is_said_and_nothing_is_written() {
     admin.ask("PATCH", path, MERGE, &json!({ "spec": { "replicas": 5 } })).done();
     let said = who.fails(&plan(&second), 3);
     assert!(said.contains("Deployment/hello-web: spec.replicas is set by somebody"), "{said}");
+    assert!(said.contains("cannot be seen from here"), "what was noted before it was refused is said: {said}");
     edit(&folder, "scale = 1\n", "scale = 2\n");
     let seen = who.json(&[&plan(&first)[..], &["--take-over"]].concat());
     assert_eq!((&seen["outcome"], &seen["release"]), (&json!("put_right"), &json!(1)), "{seen}");
@@ -104,4 +106,57 @@ fn what_is_to_be_pushed_is_built_for_the_deploy_that_follows() {
     let said = who.does(&[&args("plan")[..], &["--registry-ca", path(&ca)]].concat());
     assert!(said.contains(&format!("localhost:{}/acme/greeter@", other.port())), "{said}");
     assert!(said.contains("is to be pushed"), "{said}");
+}
+
+#[test]
+fn where_an_environment_is_protected_what_a_plan_shows_comes_out_alone() {
+    cluster().namespace("protected", "restricted");
+    let (who, registry) = (Who::admin("protected"), Registry::guarded());
+    let folder = greeter(&who.bowline, registry.host());
+    log_in(&who, registry.host());
+    let secret = "[env]\nTOKEN = { secret = \"token\" }\n[secret.token]\ngenerate = true\n";
+    edit(&folder, "[environment", &format!("{secret}[environment.production]\nprotected = true\n[environment"));
+    let args = |verb| [verb, path(&folder), "--env", "production"];
+    let with = |hash: &Value| {
+        let hash = hash.as_str().expect("a hash").to_owned();
+        [&args("deploy").map(str::to_owned)[..], &["--plan".to_owned(), hash]].concat()
+    };
+
+    // It is told before anything is built, and before the registry is asked.
+    let asked = registry.asked("");
+    let said = who.fails(&args("deploy"), 3);
+    assert!(said.contains("production is protected: greeter comes out there as a plan shows, or not at all"), "{said}");
+    assert!(said.contains("bowline plan --env production --to kubernetes:tests/protected"), "{said}");
+    assert_eq!((compiled(&said), registry.asked("")), (0, asked), "{said}");
+
+    let first = who.json(&args("plan"));
+    let said = who.does(&args("plan"));
+    let hash = first["hash"].as_str().expect("a hash");
+    assert!(said.contains(&format!("plan {hash}")) && said.contains(&format!("--plan {hash}")), "{said}");
+    // What was built since is another, and nothing of it is sent or applied.
+    std::fs::write(folder.join("main.c"), "int main(void) { return 1; }\n").expect("a file of the test");
+    let said = who.fails(&words(&with(&first["hash"])), 3);
+    let refused = format!("would not do what plan {} shows; nothing was applied", &hash[..12]);
+    assert!(said.contains(&refused) && compiled(&said) == 1, "{said}");
+    assert_eq!(registry.asked("PUT /v2/"), 0, "{said}");
+    for kind in ["apis/apps/v1/namespaces/protected/deployments", "api/v1/namespaces/protected/secrets"] {
+        assert_eq!(cluster().admin.get(&format!("/{kind}")).done()["items"], json!([]), "{kind}");
+    }
+    std::fs::write(folder.join("main.c"), "int main(void) { return 0; }\n").expect("a file of the test");
+    let said = who.does(&words(&with(&first["hash"])));
+    assert!(said.contains("serves: release 1"), "{said}");
+    // It was made upon nothing, and something serves now.
+    let said = who.fails(&words(&with(&first["hash"])), 3);
+    assert!(said.contains(&refused), "{said}");
+
+    // Taking it out of the file is a change like any other.
+    edit(&folder, "protected = true", "protected = false");
+    let said = who.fails(&args("deploy"), 3);
+    assert!(said.contains("production is protected"), "{said}");
+    let second = who.json(&args("plan"));
+    // The file is in the image, which so is another.
+    let said = who.does(&words(&with(&second["hash"])));
+    assert!(said.contains("serves: release 2"), "{said}");
+    let said = who.does(&args("deploy"));
+    assert!(said.contains("serves: release 2, nothing of it has changed"), "{said}");
 }

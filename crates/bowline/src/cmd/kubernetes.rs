@@ -1,6 +1,7 @@
 //! Commands whose target is a cluster: there is no daemon, and what the cluster keeps is asked for itself.
 
 mod apis;
+mod approval;
 mod deploy;
 mod exec;
 mod images;
@@ -124,6 +125,16 @@ impl<'u> Telling<'u> {
 
     fn into_notes(mut self) -> Vec<String> {
         self.kept.take().unwrap_or_default()
+    }
+
+    /// From now on nothing is told; what was kept until then, for [`Self::told`].
+    fn quiet(&mut self) -> Option<Vec<String>> {
+        self.kept.replace(Vec::new())
+    }
+
+    /// What is told is told again.
+    fn told(&mut self, kept: Option<Vec<String>>) {
+        self.kept = kept;
     }
 
     fn tell(&mut self, told: Told) {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::release::{ImageRef, Reference, Repository};
+use bowline_core::release::{ImageDigest, ImageRef, Reference, Repository};
 use bowline_core::units::{Bytes, Round};
 use bowline_image::registry::{
     Actions, Client, Credentials, DockerConfig, Limits, Passing, Pushed as Sent, RegistryError, Remote, Secret,
@@ -78,6 +78,25 @@ pub(in crate::cmd) async fn send(
     Ok(sent)
 }
 
+/// Whether this name leads to this image there already, and its bill of materials lies beside it. Who cannot tell sends it.
+pub(in crate::cmd) async fn is_pushed(
+    image: &Image,
+    to: &Reference,
+    (layout, ca): (&Layout, Option<&Path>),
+) -> Result<bool, Fault> {
+    let sbom = layout.sbom(image)?;
+    let mut remote = remote(&to.repository, (Actions::Push, LOOKING), ca, &format!("{to} cannot be looked at")).await?;
+    let asked = async {
+        let digest = remote.head(to).await?;
+        let is_there = digest.is_some_and(|digest| digest == ImageDigest::from(image.manifest.digest));
+        match &sbom {
+            Some(_) if is_there => Ok(!remote.attached(image.manifest.digest, Sbom::MEDIA).await?.is_empty()),
+            Some(_) | None => Ok::<_, RegistryError>(is_there),
+        }
+    };
+    Ok(timeout(LOOK, asked).await.is_ok_and(|found| found.unwrap_or(false)))
+}
+
 /// Whether somebody like us may push there at all, before anything is built for it.
 ///
 /// # Errors
@@ -87,8 +106,8 @@ pub(in crate::cmd) async fn reach(to: &Repository, ca: Option<&Path>) -> Result<
     let name = Reference { repository: to.clone(), tag: None, digest: None };
     let asked = async {
         match remote(to, (Actions::Push, LOOKING), ca, &doing).await?.head(&name).await {
-            // Who is not let in is answered otherwise.
-            Ok(_) | Err(RegistryError::Refused { status: 404, .. }) => Ok(()),
+            // That it has not got it, a registry says in its own words; who is not let in is answered otherwise.
+            Ok(_) => Ok(()),
             Err(error) => Err(refused(error, to, &doing)),
         }
     };
@@ -262,10 +281,41 @@ fn password(host: &str, ui: &Ui) -> Result<String, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+
     use bowline_core::id::Digest;
-    use bowline_core::release::ImageDigest;
 
     use super::*;
+
+    /// A server that has nothing, and says so in these words.
+    fn has_nothing(words: &'static str) -> Repository {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let name: Reference = format!("{}/acme/shop", listener.local_addr().unwrap()).parse().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut first = String::new();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                reader.read_line(&mut first).unwrap();
+                let mut line = String::new();
+                while reader.read_line(&mut line).unwrap() > 2 {
+                    line.clear();
+                }
+                let body = if first.starts_with("HEAD") { "" } else { words };
+                let length = words.len();
+                let head = format!("HTTP/1.1 404 -\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+                let _ = stream.write_all(format!("{head}{body}").as_bytes());
+            }
+        });
+        name.repository
+    }
+
+    #[tokio::test]
+    async fn only_a_registry_says_that_something_may_be_pushed_to_what_is_not_there_yet() {
+        let words = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#;
+        reach(&has_nothing(words), None).await.unwrap();
+        let other = reach(&has_nothing("<html>404 not found</html>"), None).await.unwrap_err();
+        assert!(other.message.contains("nothing can be pushed to 127.0.0.1"), "{other:?}");
+    }
 
     #[tokio::test]
     async fn who_says_nothing_is_not_waited_for_longer_than_a_look_may_last() {

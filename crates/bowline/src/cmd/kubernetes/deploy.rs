@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use bowline_core::app::{App, Tls};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::{Order, Rollout, Told};
+use bowline_kube::{Rollout, Told};
 
-use super::objects::{Asked, Ends, objects};
+use super::objects::{Asked, Come, Ends, objects};
 use super::{Place, Telling, owner};
 use crate::args::{Deploy, ToCluster};
 use crate::cmd::follow;
@@ -33,11 +33,19 @@ pub(in crate::cmd) async fn run(
     let mut cluster = place.join().await?;
     // What names its namespace names the one that it comes to.
     loaded.put_into(Some(cluster.namespace().to_owned()));
-    let asked = Asked { owner: &owner, dir, apis: &api, state, ca: registry_ca.as_deref(), ends: Ends::Deployed };
+    let asked = Asked {
+        owner: &owner,
+        dir,
+        apis: &api,
+        state,
+        ca: registry_ca.as_deref(),
+        take_over,
+        approved: args.plan,
+        ends: Ends::Deployed,
+    };
     let deployed = async {
         telling.tell(Told::Checking);
-        let objects = objects(&mut cluster, &asked, &mut loaded, &mut telling).await?;
-        let order = Order { objects, images: loaded.said_images(), take_over };
+        let Come { order, .. } = objects(&mut cluster, &asked, &mut loaded, &mut telling).await?;
         let mut tell = |told| telling.tell(told);
         Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell }.deploy(order).await
     };
@@ -68,12 +76,7 @@ pub(super) fn unfit(flag: &str) -> Fault {
 
 /// What is said of a daemon alone.
 fn fits(args: &Deploy) -> Result<(), Fault> {
-    let said = [
-        (args.artifact.is_some(), "--artifact"),
-        (args.detach, "--detach"),
-        (args.attach, "--attach"),
-        (args.plan.is_some(), "--plan"),
-    ];
+    let said = [(args.artifact.is_some(), "--artifact"), (args.detach, "--detach"), (args.attach, "--attach")];
     said.into_iter().find(|(is_said, _)| *is_said).map_or(Ok(()), |(_, flag)| Err(unfit(flag)))
 }
 

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::Telling;
 use super::objects::Ends;
-use crate::cmd::image::build::{Built, Source, images, maker, own_name};
-use crate::cmd::image::registry::{LOOK, There, find, reach, send};
-use crate::cmd::image::{build, layout};
+use crate::cmd::image::build::{Built, Source, collect, images, maker, own_name};
+use crate::cmd::image::layout;
+use crate::cmd::image::registry::{LOOK, There, find, is_pushed, reach, send};
 use crate::cmd::render::Loaded;
 use crate::paths::Paths;
 
@@ -120,6 +120,11 @@ impl Made {
     /// Sends what is not there yet.
     async fn push(&self, kept: &Layout, ca: Option<&Path>, telling: &mut Telling<'_>) -> Result<(), Fault> {
         let service = self.service.to_string();
+        if is_pushed(&self.built.made, &self.to, (kept, ca)).await? {
+            let text = format!("{} is there already", self.image);
+            telling.step(ChangeStep::Note { service: Some(service), text });
+            return Ok(());
+        }
         let mut moving = |text: &str| {
             if !text.is_empty() {
                 telling.step(ChangeStep::Work { service: service.clone(), text: text.to_owned() });
@@ -150,27 +155,43 @@ impl Made {
     }
 }
 
-/// Builds what is the folder's own: each service, and what it runs. For a deploy it is pushed.
-pub(super) async fn make(
+/// What was built of the folder, and is sent nowhere yet.
+pub(super) struct Ready {
+    all: Vec<Made>,
+    kept: Layout,
+}
+
+/// Builds what is the folder's own: each service, and what it runs.
+pub(super) async fn build(
     own: &Own,
     folder: (&Loaded, &Path),
     (state, ca): (Option<&Path>, Option<&Path>),
-    ends: Ends,
     telling: &mut Telling<'_>,
-) -> Result<BTreeMap<ServiceName, ImageRef>, Fault> {
+) -> Result<Ready, Fault> {
     own.reach(ca).await?;
     let paths = Paths::new(state)?;
     let kept = layout(&paths)?;
     let all = own.build(folder, (&paths, &kept), telling).await?;
-    for made in &all {
-        made.notes().for_each(|note| telling.step(note));
-        match ends {
-            Ends::Deployed => made.push(&kept, ca, telling).await?,
-            Ends::Foreseen => made.foresee(ca, telling).await?,
-        }
+    all.iter().flat_map(Made::notes).for_each(|note| telling.step(note));
+    Ok(Ready { all, kept })
+}
+
+impl Ready {
+    pub(super) fn images(&self) -> BTreeMap<ServiceName, ImageRef> {
+        self.all.iter().map(|made| (made.service.clone(), made.image.clone())).collect()
     }
-    build::collect(kept, telling.ui);
-    Ok(all.into_iter().map(|made| (made.service, made.image)).collect())
+
+    /// For a deploy it is pushed.
+    pub(super) async fn send(self, ca: Option<&Path>, ends: Ends, telling: &mut Telling<'_>) -> Result<(), Fault> {
+        for made in &self.all {
+            match ends {
+                Ends::Deployed => made.push(&self.kept, ca, telling).await?,
+                Ends::Foreseen => made.foresee(ca, telling).await?,
+            }
+        }
+        collect(self.kept, telling.ui);
+        Ok(())
+    }
 }
 
 /// Those of these that what serves does not run: whatever has become of their registry, the cluster has the others.
@@ -324,7 +345,17 @@ mod tests {
             let body =
                 json!({ "kind": "Deployment", "spec": { "template": { "spec": { "containers": [container] } } } });
             let objects = vec![Object { stage: Stage::Workload, body }];
-            Release { number, at: 0, served: None, state, images: BTreeMap::new(), why: None, objects, beat: None }
+            Release {
+                number,
+                at: 0,
+                served: None,
+                state,
+                images: BTreeMap::new(),
+                why: None,
+                objects,
+                beat: None,
+                protected: false,
+            }
         };
         let releases = [release(1, State::Served, 1), release(2, State::Serves, 2), release(3, State::Rejected, 3)];
         let all = BTreeMap::from([1, 2, 3, 4].map(|digit| (name(&format!("web{digit}")), image(digit))));

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use bowline_core::fault::Fault;
-use bowline_kube::{Cluster, Object, Owner, Stage, Told, Wanted, runs_before, survey};
+use bowline_core::id::{AppKey, Digest};
+use bowline_kube::history::Release;
+use bowline_kube::{Cluster, Found, Object, Order, Owner, Planned, Stage, Told, Wanted, runs_before, survey};
 use bowline_render::{Api, Manifests, Refused, Secrets, Wave, kubernetes, role};
 
-use super::images::{self, Own};
-use super::{Telling, apis, secret};
+use super::images::{self, Own, Ready as Built};
+use super::{Telling, apis, approval, secret};
 use crate::cmd::render::Loaded;
 
 /// What it is for.
@@ -30,25 +32,99 @@ pub(super) struct Asked<'a> {
     pub(super) state: Option<&'a Path>,
     /// Who is believed for registries.
     pub(super) ca: Option<&'a Path>,
+    pub(super) take_over: bool,
+    /// The plan that it is held to.
+    pub(super) approved: Option<Digest>,
     pub(super) ends: Ends,
 }
 
-/// All that the release consists of, when the cluster has what it needs: then what is to be built is built and pushed, and the secrets that
-/// it reads are made where nobody has set one.
+/// All that the release consists of, when the cluster has what it needs: then what is to be built is built; where that is what was
+/// approved it is pushed, and the secrets that it reads are made where nobody has set one.
 pub(super) async fn objects(
     cluster: &mut Cluster,
     asked: &Asked<'_>,
     loaded: &mut Loaded,
     telling: &mut Telling<'_>,
-) -> Result<Vec<Object>, Fault> {
-    let Asked { owner, dir, apis, state, ca, ends } = *asked;
+) -> Result<Come, Fault> {
+    let Asked { owner, dir, apis, state, ca, take_over, approved, ends } = *asked;
     let releases = cluster.releases(owner).await;
     let releases = releases.map_err(|refusal| refusal.fault(format!("the releases of {owner} cannot be read")))?;
+    let is_planned = approved.is_some() || ends == Ends::Foreseen;
+    if !is_planned && approval::is_protected(&loaded.app, &releases) {
+        return Err(approval::lacking(&loaded.key, cluster));
+    }
     let (own, said) = (Own::of(loaded)?, images::unserved(images::said(loaded), &releases));
     loaded.images.extend(own.iter().flat_map(Own::foreseen));
     let apis = apis::found(cluster, &releases, (loaded, apis), telling).await?;
     let named = rendered(loaded, Secrets::Named, &apis)?;
-    let (objects, role) = (all(&named), role(&loaded.key, "deployer"));
+    let found = fit(cluster, owner, (&named, &loaded.key), telling).await?;
+    secret::fit(cluster, owner, (&loaded.key, dir), &named.needs, telling).await?;
+    images::look(&said, (&loaded.app, ca), telling).await?;
+    let built = match &own {
+        // What a build remembers is not carried through all the rest.
+        Some(own) => Some(Box::pin(images::build(own, (loaded, dir), (state, ca), telling)).await?),
+        None => None,
+    };
+    loaded.images.extend(built.iter().flat_map(Built::images));
+    let mut hash = None;
+    if is_planned {
+        let quiet = telling.quiet();
+        let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, Ends::Foreseen), telling).await;
+        telling.told(quiet);
+        let objects = all(&rendered(loaded, Secrets::Hashed(&held?), &apis)?);
+        let now = asked.plan(&cluster.target(), loaded, (&objects, &releases)).hash();
+        approved.map_or(Ok(()), |approved| approval::holds(approved, now, (&loaded.key, cluster)))?;
+        hash = Some(now);
+    }
+    if let Some(built) = built {
+        Box::pin(built.send(ca, ends, telling)).await?;
+        telling.tell(Told::Checking);
+    }
+    let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, ends), telling).await?;
+    let objects = all(&rendered(loaded, Secrets::Hashed(&held), &apis)?);
+    // What runs before it is called by all that it is, the secrets that it reads among it.
+    found.fit(cluster, runs_before(&objects, &releases))?;
+    let planned = approved.map(|_| Planned { serves: approval::serves(&releases) });
+    let (images, protected) = (loaded.said_images(), loaded.app.environment.protected);
+    let order = Order { objects, images, take_over, protected, planned };
+    Ok(Come { order, hash })
+}
+
+/// What comes of it.
+pub(super) struct Come {
+    pub(super) order: Order,
+    /// Of the plan, where one is asked for or held to.
+    pub(super) hash: Option<Digest>,
+}
+
+impl Asked<'_> {
+    fn plan<'p>(
+        &self,
+        target: &'p str,
+        loaded: &'p Loaded,
+        (objects, releases): (&'p [Object], &[Release]),
+    ) -> approval::Basis<'p> {
+        approval::Basis {
+            target,
+            env: loaded.key.env.as_str(),
+            app: loaded.key.app.as_str(),
+            serves: approval::serves(releases),
+            take_over: self.take_over,
+            protected: loaded.app.environment.protected,
+            images: loaded.said_images(),
+            objects,
+        }
+    }
+}
+
+/// Whether the cluster has what it needs, as far as that is known before anything is built.
+async fn fit(
+    cluster: &mut Cluster,
+    owner: &Owner,
+    (named, key): (&Manifests, &AppKey),
+    telling: &mut Telling<'_>,
+) -> Result<Found, Fault> {
+    let (objects, role) = (all(named), role(key, "deployer"));
     let wanted = Wanted { objects: &objects, secrets: secret::makes_some(&named.needs), role: &role };
     let found = survey(cluster, owner, wanted).await;
     let found = found.map_err(|refusal| refusal.fault(format!("{} cannot be looked at", cluster.target())))?;
@@ -59,22 +135,7 @@ pub(super) async fn objects(
     for note in named.notes.iter().filter(|note| !named.by_hand.contains(*note)) {
         telling.note(note.replace("kubectl create ", &cluster.kubectl("create ")));
     }
-    secret::fit(cluster, owner, (&loaded.key, dir), &named.needs, telling).await?;
-    images::look(&said, (&loaded.app, ca), telling).await?;
-    if let Some(own) = own {
-        // What a build and a push remember is not carried through all the rest.
-        let made = Box::pin(images::make(&own, (loaded, dir), (state, ca), ends, telling)).await?;
-        if ends == Ends::Deployed {
-            images::look(&images::unserved(made.clone(), &releases), (&loaded.app, ca), telling).await?;
-        }
-        loaded.images.extend(made);
-        telling.tell(Told::Checking);
-    }
-    let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, ends), telling).await?;
-    let objects = all(&rendered(loaded, Secrets::Hashed(&held), &apis)?);
-    // What runs before it is called by all that it is, the secrets that it reads among it.
-    found.fit(cluster, runs_before(&objects, &releases))?;
-    Ok(objects)
+    Ok(found)
 }
 
 fn rendered(loaded: &Loaded, secrets: Secrets<'_>, apis: &BTreeSet<Api>) -> Result<Manifests, Fault> {

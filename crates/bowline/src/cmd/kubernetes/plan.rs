@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use bowline_core::app::App;
 use bowline_core::fault::Fault;
 use bowline_kube::change::{Becomes, Change, Field};
-use bowline_kube::{Order, Plan as Foreseen, Rollout};
+use bowline_kube::{Plan as Foreseen, Rollout};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::deploy::unfit;
-use super::objects::{Asked, Ends, objects};
+use super::objects::{Asked, Come, Ends, objects};
 use super::{Place, Telling, owner};
 use crate::args::{Plan, ToCluster};
 use crate::cmd::plan::{Line, Mark, cut, section};
@@ -28,6 +28,8 @@ struct Answer {
     env: String,
     /// As `--to` says it.
     target: String,
+    /// What `deploy --plan` is held to.
+    hash: String,
     outcome: Outcome,
     /// The release that it comes to.
     release: u32,
@@ -97,22 +99,40 @@ pub(in crate::cmd) async fn run(
     let mut telling = Telling::to_be_kept(app.name.as_str(), ui);
     let mut cluster = place.join().await?;
     loaded.put_into(Some(cluster.namespace().to_owned()));
-    let asked = Asked { owner: &owner, dir, apis: &api, state, ca: registry_ca.as_deref(), ends: Ends::Foreseen };
+    let asked = Asked {
+        owner: &owner,
+        dir,
+        apis: &api,
+        state,
+        ca: registry_ca.as_deref(),
+        take_over,
+        approved: None,
+        ends: Ends::Foreseen,
+    };
     let foreseeing = async {
-        let objects = objects(&mut cluster, &asked, &mut loaded, &mut telling).await?;
-        let order = Order { objects, images: loaded.said_images(), take_over };
+        let Come { order, hash } = objects(&mut cluster, &asked, &mut loaded, &mut telling).await?;
         let mut tell = |told| telling.tell(told);
         let plan = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell }.plan(&order).await?;
-        Ok::<_, Fault>((plan, order.images))
+        Ok::<_, Fault>((plan, order.images, hash))
     };
-    let (plan, images) = tokio::select! {
-        plan = foreseeing => plan?,
+    let foreseen = tokio::select! {
+        foreseen = foreseeing => foreseen,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
+    let (plan, images, hash) = match foreseen {
+        Ok(foreseen) => foreseen,
+        // What was to stand below the plan may say why there is none.
+        Err(fault) => {
+            telling.into_notes().iter().for_each(|note| ui.aside(format!("  {note}")));
+            return Err(fault);
+        }
+    };
+    let hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
     let answer = Answer {
         app: app.name.to_string(),
         env: args.env,
         target: cluster.target(),
+        hash,
         outcome: outcome(&plan),
         release: plan.release,
         serves: plan.serves,
@@ -176,8 +196,9 @@ fn show(answer: &Answer, command: &str, ui: &Ui) {
         answer.notes.iter().for_each(|note| ui.say(format!("    {note}")));
     }
     if answer.outcome != Outcome::Unchanged {
-        ui.say(format!("\n  {}", ui.paint(Tone::Faint, "this applies what is so then:")));
-        ui.say(format!("  {command}"));
+        ui.say(format!("\n  plan {}", ui.paint(Tone::Strong, &answer.hash)));
+        ui.say(format!("  {}", ui.paint(Tone::Faint, "apply just this, or nothing:")));
+        ui.say(format!("  {command} --plan {}", answer.hash));
     }
 }
 

@@ -348,7 +348,8 @@ impl Asked<'_> {
     /// Whether somebody has set it, as far as it is to be set. Somebody else may have made it under the name by which manifests ask for it.
     async fn is_there(&self, index: &Index, telling: &mut Telling<'_>) -> Result<bool, Fault> {
         let Self { cluster, owner, name, object, .. } = *self;
-        if index.contains_key(name.as_str()) || self.is_generated() || self.of_its_file()?.is_some() {
+        // One whose file is missing is told now, whatever was made of it before.
+        if self.of_its_file()?.is_some() || index.contains_key(name.as_str()) || self.is_generated() {
             return Ok(true);
         }
         match is_there(cluster, object).await? {
