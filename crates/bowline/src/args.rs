@@ -79,7 +79,7 @@ pub(crate) struct Global {
     /// /var/lib/bowline]
     #[arg(long, global = true, value_name = "DIR", env = "BOWLINE_STATE")]
     pub(crate) state: Option<PathBuf>,
-    /// The daemon that is meant: local, ssh://USER@HOST[:PORT] by your own ssh, or https://HOST[:PORT] with a token
+    /// Where to: local, ssh://USER@HOST[:PORT] by your own ssh, https://HOST[:PORT] with a token, or kubernetes[:CONTEXT[/NAMESPACE]]
     #[arg(long, global = true, value_name = "TARGET")]
     pub(crate) to: Option<String>,
     /// Answer in JSON, of a stable shape

@@ -66,7 +66,7 @@ impl Target {
             }
             Named::Kubernetes { .. } => {
                 Err(Fault::new(FaultKind::Invalid, "a cluster has no daemon that this could ask")
-                    .hint("there, deploy, status, releases, rollback, scale, logs, exec and secret work"))
+                    .hint("there, plan, deploy, status, releases, rollback, scale, logs, exec and secret work"))
             }
         }
     }

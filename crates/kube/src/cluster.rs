@@ -217,8 +217,23 @@ impl Cluster {
 
     /// A command for a person, which acts on this namespace of this cluster whatever their kubeconfig means otherwise.
     pub fn kubectl(&self, words: &str) -> String {
+        self.kubectl_at(&format!("{} {words}", self.namespace))
+    }
+
+    /// `place`: a namespace, and the words.
+    fn kubectl_at(&self, place: &str) -> String {
         let context = self.context.as_ref().map(|context| format!(" --context {}", word(context))).unwrap_or_default();
-        format!("kubectl{context} -n {} {words}", self.namespace)
+        format!("kubectl{context} -n {place}")
+    }
+
+    /// A text for a person with the commands that stand in it for this cluster, and for this namespace where they say none.
+    pub fn commands(&self, text: &str) -> String {
+        let mut parts = text.split("kubectl ");
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |told, words| match words.strip_prefix("-n ") {
+            Some(elsewhere) => told + &self.kubectl_at(elsewhere),
+            None => told + &self.kubectl(words),
+        })
     }
 
     pub fn client(&self) -> Client {

@@ -17,6 +17,7 @@ pub mod history;
 mod judge;
 pub mod lack;
 pub mod look;
+mod major;
 mod object;
 pub mod operated;
 mod prune;

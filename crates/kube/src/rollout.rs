@@ -211,13 +211,32 @@ impl Rollout<'_> {
         let listed = self.command(&format!("releases {}", self.owner.app));
         let target = history::back(&releases, self.owner, wanted);
         let target = target.map_err(|fault| fault.hint(format!("`{listed}` lists them")))?;
-        let mut target = Release { objects: way::gone_back_to(target, &releases), ..target.clone() };
+        // Going back takes no guard away.
+        let protected = target.protected || history::serving(&releases).is_some_and(|serving| serving.protected);
+        let mut target = Release { objects: way::gone_back_to(target, &releases), protected, ..target.clone() };
         let there = self.look(&target.objects).await?;
         let is_serving = history::serving(&releases).is_some_and(|serving| serving.number == target.number);
         // One that has not come to its end may have left the servers of databases half changed, and so may a way back.
         let way = if is_serving || history::is_unfinished(&releases) { Way::Undone } else { Way::Back };
-        let objects = way.objects(&target.objects, |id| there.iter().any(|(known, _)| known == id));
-        let objects = self.as_large(&objects, &there);
+        let now = |id: &Id| there.iter().find(|(known, _)| known == id).map(|(_, now)| now);
+        let mut objects = way.objects(&target.objects, |id| now(id).is_some());
+        // Of a database that nobody has changed since, it is its operator's and its owner's how it is.
+        let is_changed = |object: &Object| {
+            let undone = releases.iter().filter(|one| one.served.is_none());
+            undone.into_iter().any(|one| is_other(&one.objects, object))
+        };
+        objects.retain(|object| {
+            let id = object.id();
+            !major::is_operated(&id) || now(&id).is_none() || is_changed(object)
+        });
+        let mut objects = self.as_large(&objects, &there);
+        for object in &mut objects {
+            let id = object.id();
+            if let Some(kept) = now(&id).and_then(|now| major::kept(object, now)) {
+                (self.tell)(Told::Note { service: None, text: format!("{id} keeps its server: {OLDER}") });
+                *object = kept;
+            }
+        }
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut target, &releases).await?;
@@ -288,7 +307,15 @@ impl Rollout<'_> {
 
     /// What was planned was planned upon what serves now.
     fn is_as_planned(&self, releases: &[Release], planned: Option<Planned>) -> Result<(), Fault> {
-        let serves = history::serving(releases).map(|serving| serving.number);
+        let serving = history::serving(releases);
+        let serves = serving.map(|serving| serving.number);
+        if planned.is_none() && serving.is_some_and(|serving| serving.protected) {
+            return Err(Fault::new(
+                FaultKind::Refused,
+                "what serves is protected since this has begun: a release comes out as a plan shows; nothing was applied",
+            )
+            .hint("look at what it would do now: bowline plan, with the same words"));
+        }
         match planned.filter(|planned| planned.serves != serves) {
             None => Ok(()),
             Some(_) => Err(Fault::new(

@@ -5,11 +5,20 @@ use bowline_core::fault::Fault;
 use crate::cluster::{Deletion, How, patiently};
 use crate::history::{self, Release, State};
 use crate::judge::Take;
+use crate::major;
 use crate::object::{Id, Object};
 use crate::prune::{given_up, is_data, prune};
 use crate::refusal::Refusal;
 use crate::rollout::{Before, Rollout, Told};
 use crate::way::{Way, ran_alone};
+
+/// Why a database keeps the server that it has.
+pub(crate) const OLDER: &str = "its data may be of a newer version, which an older server does not read";
+
+/// Whether one of these is the same object, and says something else.
+pub(crate) fn is_other(objects: &[Object], object: &Object) -> bool {
+    objects.iter().any(|one| one.id().is_same(&object.id()) && one != object)
+}
 
 /// What is left of what nobody wants any more, data apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +97,7 @@ impl Rollout<'_> {
         let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
         let mut stay = Vec::new();
         if let Some(before) = &before {
-            match self.put_back(before, &releases).await {
+            match self.put_back(before, &release.objects, &releases).await {
                 Ok(found) => stay = found,
                 Err(error) => {
                     let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -117,22 +126,34 @@ impl Rollout<'_> {
         self.ended(&release, fault).await
     }
 
-    /// What served, as it was. A database that an operator keeps is told to be so, and not waited for: an instance of it may be away for days.
-    /// Those that the server does not let back.
-    async fn put_back(&mut self, before: &Release, releases: &[Release]) -> Result<Vec<(Id, Refusal)>, Fault> {
+    /// What served, as it was. A database that an operator keeps, and that was `undone` is of another, is told to be so, and not waited for:
+    /// an instance of it may be away for days. Those that stay as they are, and why.
+    async fn put_back(
+        &mut self,
+        before: &Release,
+        undone: &[Object],
+        releases: &[Release],
+    ) -> Result<Vec<(Id, String)>, Fault> {
         let objects = Way::Undone.objects(&before.objects, |_| true);
-        let (databases, others): (Vec<Object>, Vec<Object>) =
+        let (mut databases, others): (Vec<Object>, Vec<Object>) =
             objects.into_iter().partition(|object| is_data(&object.id()));
+        databases.retain(|object| is_other(undone, object));
         self.learn(&databases).await?;
         let there = self.there(&databases).await?;
         let mut stay = Vec::new();
         for object in self.as_large(&databases, &there) {
+            let now = there.iter().find(|(id, _)| *id == object.id()).map(|(_, now)| now);
+            let kept = now.and_then(|now| major::kept(&object, now));
+            if kept.is_some() {
+                stay.push((object.id(), OLDER.to_owned()));
+            }
+            let object = kept.unwrap_or(object);
             match self.cluster.put(&object, How { dry: false, take_over: true }).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.is_away() => {
                     return Err(refusal.fault(format!("{} cannot be applied", object.id())));
                 }
-                Err(refusal) => stay.push((object.id(), refusal)),
+                Err(refusal) => stay.push((object.id(), refusal.to_string())),
             }
         }
         self.learn(&others).await?;
@@ -141,9 +162,9 @@ impl Rollout<'_> {
     }
 
     /// These stay as the release has set them that was taken back.
-    fn half_back(&self, mut fault: Fault, (back, from): (u32, u32), stay: Vec<(Id, Refusal)>) -> Fault {
-        for (id, refusal) in stay {
-            fault = fault.caused_by(format!("{id} stays as release {from} has set it: {refusal}"));
+    fn half_back(&self, mut fault: Fault, (back, from): (u32, u32), stay: Vec<(Id, String)>) -> Fault {
+        for (id, why) in stay {
+            fault = fault.caused_by(format!("{id} stays as release {from} has set it: {why}"));
         }
         let back = self.command(&format!("rollback {} {back}", self.owner.app));
         let back = format!("when that is mended: {back}");

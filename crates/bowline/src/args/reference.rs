@@ -25,7 +25,7 @@ Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` the
 | 1 | it failed, or was rolled back |
 | 2 | the command or the file is wrong |
 | 3 | refused: by a guard, by a role, or because somebody else holds it |
-| 4 | unreachable: no daemon answers |
+| 4 | unreachable: no daemon, cluster or registry answers |
 | 130 | interrupted |
 
 `exec` and `run` end with the code of their command: 128 and the number of the signal that ended it (or this client), 127 if there
@@ -38,6 +38,11 @@ is no such program, 126 if it cannot be executed. Codes of their own are those a
 | `BOWLINE_CA` | a PEM file of authorities that are believed for `https://` targets, in the place of the machine's |
 | `BOWLINE_SSH` | the program for `ssh://` targets, where it is another than `ssh` |
 | `BOWLINE_LOG` | what the daemon and the edge log, as `tracing` filters: `info`, `bowline_control=debug` |
+| `KUBECONFIG` | of `--to kubernetes`: which clusters there are |
+| `HTTPS_PROXY`, `NO_PROXY` | of `--to kubernetes`, where the kubeconfig has no `proxy-url` |
+| `DOCKER_HOST` | the engine of `--runtime docker`: `unix:///…` |
+| `DOCKER_CONFIG` | where logins to registries are kept, as Docker keeps them |
+| `SOURCE_DATE_EPOCH` | of `image build`: what `created` says |
 | `NOTIFY_SOCKET`, `WATCHDOG_USEC` | of `serve`: where READY, RELOADING, STOPPING and WATCHDOG are said, as to systemd |
 | `NO_COLOR` | no colours |
 ";

@@ -168,7 +168,7 @@ impl Found {
             self.add(
                 true,
                 format!("{path}.{origin}"),
-                "containers are not run yet; say `run`, or nothing to detect it",
+                "a server runs what it builds by itself, in containers, too: say `run`, or nothing to detect it; a cluster takes it",
             );
         }
         let grace = service.alive.as_ref().is_some_and(|alive| alive.probe.grace != Probe::default().grace);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, Digest};
+use bowline_core::id::{AppKey, Digest, SecretName};
 use bowline_kube::history::{self, Release};
 use bowline_kube::{Cluster, Object};
 use serde::Serialize;
@@ -67,6 +67,23 @@ pub(super) fn holds(approved: Digest, now: Digest, (key, cluster): (&AppKey, &Cl
             "the file, what is built of it, a secret, the release that serves or a word of the command is another",
         )
         .hint(format!("look at what it would do now: {}, with the other words of this deploy", command(key, cluster))))
+}
+
+/// Whether secrets are still those that were approved: somebody may have set one while images were pushed. What was to be made is made.
+pub(super) fn is_held_still(
+    approved: &BTreeMap<SecretName, String>,
+    now: &BTreeMap<SecretName, String>,
+    (key, cluster): (&AppKey, &Cluster),
+) -> Result<(), Fault> {
+    match approved.iter().find(|(name, object)| now.get(*name) != Some(*object)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message = format!("secret {name} of {key} was set while it was made ready; nothing was applied");
+            let command = command(key, cluster);
+            Err(Fault::new(FaultKind::Refused, message)
+                .hint(format!("look at what it would do now: {command}, with the other words of this deploy")))
+        }
+    }
 }
 
 fn command(AppKey { env, .. }: &AppKey, cluster: &Cluster) -> String {

@@ -47,7 +47,8 @@ pub(super) async fn run(args: Logs, place: Place<'_>, ui: &Ui) -> Result<ExitCod
     let wanted = Wanted {
         cluster: &cluster,
         owner: &owner,
-        service: args.service.as_deref(),
+        // As objects are labelled: `postgres.db` is `postgres-db` there.
+        service: args.service.as_ref().map(|service| service.replace('.', "-")),
         tail: args.tail,
         since: args.since,
     };
@@ -78,7 +79,7 @@ pub(super) async fn run(args: Logs, place: Place<'_>, ui: &Ui) -> Result<ExitCod
 struct Wanted<'a> {
     cluster: &'a Cluster,
     owner: &'a Owner,
-    service: Option<&'a str>,
+    service: Option<String>,
     tail: Option<u32>,
     since: Option<Duration>,
 }
@@ -91,7 +92,7 @@ impl Wanted<'_> {
     async fn sources(&self) -> Result<BTreeSet<Source>, Refusal> {
         let query = format!("&labelSelector={}", self.owner.selector());
         let pods = self.cluster.list(&self.cluster.core("pods"), &query).await?;
-        let mine = pods.iter().filter(|pod| self.service.is_none_or(|service| look::component(pod) == service));
+        let mine = pods.iter().filter(|pod| self.service.as_ref().is_none_or(|service| look::component(pod) == *service));
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let all = mine.flat_map(|pod| {
             let containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();

@@ -1,6 +1,6 @@
 //! From the file to the objects of a release: what the cluster has and lacks, the images, the secrets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bowline_core::fault::Fault;
@@ -66,12 +66,13 @@ pub(super) async fn objects(
         None => None,
     };
     loaded.images.extend(built.iter().flat_map(Built::images));
-    let mut hash = None;
+    let (mut hash, mut foreseen) = (None, BTreeMap::new());
     if is_planned {
         let quiet = telling.quiet();
         let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, Ends::Foreseen), telling).await;
         telling.told(quiet);
-        let objects = all(&rendered(loaded, Secrets::Hashed(&held?), &apis)?);
+        foreseen = held?;
+        let objects = all(&rendered(loaded, Secrets::Hashed(&foreseen), &apis)?);
         let now = asked.plan(&cluster.target(), loaded, (&objects, &releases)).hash();
         approved.map_or(Ok(()), |approved| approval::holds(approved, now, (&loaded.key, cluster)))?;
         hash = Some(now);
@@ -81,13 +82,16 @@ pub(super) async fn objects(
         telling.tell(Told::Checking);
     }
     let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, ends), telling).await?;
+    if approved.is_some() {
+        approval::is_held_still(&foreseen, &held, (&loaded.key, cluster))?;
+    }
     let objects = all(&rendered(loaded, Secrets::Hashed(&held), &apis)?);
     // What runs before it is called by all that it is, the secrets that it reads among it.
     found.fit(cluster, runs_before(&objects, &releases))?;
     let planned = approved.map(|_| Planned { serves: approval::serves(&releases) });
     let (images, protected) = (loaded.said_images(), loaded.app.environment.protected);
     let order = Order { objects, images, take_over, protected, planned };
-    Ok(Come { order, hash })
+    Ok(Come { order, hash, protected: approval::is_protected(&loaded.app, &releases) })
 }
 
 /// What comes of it.
@@ -95,6 +99,8 @@ pub(super) struct Come {
     pub(super) order: Order,
     /// Of the plan, where one is asked for or held to.
     pub(super) hash: Option<Digest>,
+    /// By the file, or by the release that serves.
+    pub(super) protected: bool,
 }
 
 impl Asked<'_> {
@@ -133,7 +139,7 @@ async fn fit(
         telling.note(format!("{lack}: {}", lack.remedy(|words| cluster.kubectl(words))));
     }
     for note in named.notes.iter().filter(|note| !named.by_hand.contains(*note)) {
-        telling.note(note.replace("kubectl create ", &cluster.kubectl("create ")));
+        telling.note(cluster.commands(note));
     }
     Ok(found)
 }

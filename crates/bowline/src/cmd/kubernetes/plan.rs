@@ -30,6 +30,8 @@ struct Answer {
     target: String,
     /// What `deploy --plan` is held to.
     hash: String,
+    /// Nothing comes out there but by a plan.
+    protected: bool,
     outcome: Outcome,
     /// The release that it comes to.
     release: u32,
@@ -110,16 +112,16 @@ pub(in crate::cmd) async fn run(
         ends: Ends::Foreseen,
     };
     let foreseeing = async {
-        let Come { order, hash } = objects(&mut cluster, &asked, &mut loaded, &mut telling).await?;
+        let Come { order, hash, protected } = objects(&mut cluster, &asked, &mut loaded, &mut telling).await?;
         let mut tell = |told| telling.tell(told);
         let plan = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell }.plan(&order).await?;
-        Ok::<_, Fault>((plan, order.images, hash))
+        Ok::<_, Fault>((plan, order.images, (hash, protected)))
     };
     let foreseen = tokio::select! {
         foreseen = foreseeing => foreseen,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let (plan, images, hash) = match foreseen {
+    let (plan, images, (hash, protected)) = match foreseen {
         Ok(foreseen) => foreseen,
         // What was to stand below the plan may say why there is none.
         Err(fault) => {
@@ -133,6 +135,7 @@ pub(in crate::cmd) async fn run(
         env: args.env,
         target: cluster.target(),
         hash,
+        protected,
         outcome: outcome(&plan),
         release: plan.release,
         serves: plan.serves,
@@ -195,7 +198,8 @@ fn show(answer: &Answer, command: &str, ui: &Ui) {
         ui.say("");
         answer.notes.iter().for_each(|note| ui.say(format!("    {note}")));
     }
-    if answer.outcome != Outcome::Unchanged {
+    // Where it is protected, the same again is deployed by its plan, too.
+    if answer.outcome != Outcome::Unchanged || answer.protected {
         ui.say(format!("\n  plan {}", ui.paint(Tone::Strong, &answer.hash)));
         ui.say(format!("  {}", ui.paint(Tone::Faint, "apply just this, or nothing:")));
         ui.say(format!("  {command} --plan {}", answer.hash));

@@ -258,7 +258,7 @@ fn an_engine_that_is_away_is_waited_for_and_takes_nothing_of_the_time_of_an_imag
     bench.sees(0, 1, Phase::Preparing(Awaited::Image), HealthState::Unknown);
     bench.check(0, &[], &["run 0.1"]);
     bench.check(899_999, &[], &["run 0.1"]);
-    assert_eq!(waits(&bench).as_deref(), Some("image: being made for 899s"));
+    assert_eq!(waits(&bench).as_deref(), Some("image: being made, for 899s"));
     bench.check(1, &["0.1 starting → draining"], &["stop 0.1"]);
 }
 
