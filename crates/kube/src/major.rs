@@ -55,7 +55,8 @@ mod tests {
                 "spec": { "instances": 1, "imageName": was },
             });
             let object = Object { stage: Stage::Data, body };
-            let now = json!({ "spec": { "imageName": has }, "status": { "pgDataImageInfo": { "majorVersion": of_data } } });
+            let now =
+                json!({ "spec": { "imageName": has }, "status": { "pgDataImageInfo": { "majorVersion": of_data } } });
             let kept = kept(&object, &now);
             assert_eq!(kept.is_some(), stays, "{was} {has} {of_data:?}");
             assert!(kept.is_none_or(|kept| kept.body["spec"] == json!({ "instances": 1, "imageName": has })));

@@ -10,8 +10,10 @@ use crate::cluster::{AT_ONCE, Cluster, How, patiently};
 use crate::history::{self, Release, State};
 use crate::judge::{Take, There};
 use crate::look;
+use crate::major;
 use crate::object::{Id, Object, Owner, Stage};
 use crate::replicas;
+use crate::undo::{OLDER, is_other};
 use crate::way::{self, Way};
 
 /// What is told while it goes on.

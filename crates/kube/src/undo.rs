@@ -8,7 +8,6 @@ use crate::judge::Take;
 use crate::major;
 use crate::object::{Id, Object};
 use crate::prune::{given_up, is_data, prune};
-use crate::refusal::Refusal;
 use crate::rollout::{Before, Rollout, Told};
 use crate::way::{Way, ran_alone};
 

@@ -17,7 +17,12 @@ pub(super) static KUBERNETES: TableSpec = table(
             "`NAMESPACE/NAME` of a Gateway that routes are attached to, instead of an Ingress.",
         ),
         key("issuer", Text(Form::Any), Omitted("none"), "Issuer of cert-manager: a ClusterIssuer, or `Issuer/NAME`."),
-        key("address", Text(Form::Any), Omitted("assigned"), "Address of the load balancer: with the classes `gce` and `gce-internal` the name under which it was reserved; else the command that sets it is said."),
+        key(
+            "address",
+            Text(Form::Any),
+            Omitted("assigned"),
+            "Address of the load balancer: with the classes `gce` and `gce-internal` the name under which it was reserved; else the command that sets it is said.",
+        ),
         key("storage_class", Text(Form::Any), Omitted("the cluster's"), "Storage class of volumes."),
         key(
             "node_pool",

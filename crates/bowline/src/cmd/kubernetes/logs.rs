@@ -92,7 +92,8 @@ impl Wanted<'_> {
     async fn sources(&self) -> Result<BTreeSet<Source>, Refusal> {
         let query = format!("&labelSelector={}", self.owner.selector());
         let pods = self.cluster.list(&self.cluster.core("pods"), &query).await?;
-        let mine = pods.iter().filter(|pod| self.service.as_ref().is_none_or(|service| look::component(pod) == *service));
+        let mine =
+            pods.iter().filter(|pod| self.service.as_ref().is_none_or(|service| look::component(pod) == *service));
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let all = mine.flat_map(|pod| {
             let containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
