@@ -783,20 +783,22 @@ mod tests {
             protected,
             planned,
         };
-        for (protected, same) in [(true, false), (false, true), (true, true)] {
-            let done = fake.bring(order(protected, None)).await.unwrap();
+        let upon = |serves: u32| Some(Planned { serves: Some(serves) });
+        for (protected, planned, same) in [(true, None, false), (false, upon(1), true), (true, None, true)] {
+            let done = fake.bring(order(protected, planned)).await.unwrap();
             assert_eq!(done, Done { release: 1, same });
             let releases = fake.cluster.releases(&fake.owner).await.unwrap();
             assert_eq!(releases.iter().map(|one| one.protected).collect::<Vec<_>>(), [protected]);
         }
         // What was planned upon another release is not done.
         fake.changes();
-        for serves in [None, Some(2)] {
-            let failed = fake.bring(order(true, Some(Planned { serves }))).await.unwrap_err();
+        // Nor what was begun without a plan before it was protected.
+        for planned in [None, Some(Planned { serves: None }), upon(2)] {
+            let failed = fake.bring(order(true, planned)).await.unwrap_err();
             assert_eq!(failed.kind, FaultKind::Refused, "{failed:?}");
             assert_eq!(fake.changes(), Vec::<String>::new());
         }
-        fake.bring(order(true, Some(Planned { serves: Some(1) }))).await.unwrap();
+        fake.bring(order(true, upon(1))).await.unwrap();
     }
 
     #[tokio::test]
