@@ -25,10 +25,10 @@ release:
 setup:
 	scripts/setup
 
-## test: install what the tests need and run all of them, two for each core: they wait more than they work
+## test: install what the tests need and run all of them, one more at a time than there are cores: they wait as much as they work
 test: setup
 	$(CARGO) build --locked -p bowline
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} $(CARGO) test --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) + 1))} $(CARGO) test --locked --workspace
 	$(MAKE) -C console unit
 	S3_SERVER="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/hostile-tools/bin/versitygw" $(MAKE) -C examples/uploads unit integration e2e bucket
 	$(MAKE) -C examples/timestamps unit integration e2e

@@ -64,7 +64,10 @@ fn bears_a_load(bowline: &Bowline, base: &str) {
     let args = ["-C", path(&example), "load", &url, "RATE=20/s", "TIME=2s", "EXPECT=p50<60s"];
     let output = bowline.command_of(Path::new("make"), &args).env("BOWLINE", binary()).env_remove("MAKEFLAGS").output();
     let output = output.expect("make");
-    assert!(output.status.success() && text(&output).contains("40"), "{}", text(&output));
+    let said = text(&output);
+    // A generator that a busy machine delays says so, and ends with 1.
+    let late = said.contains("not valid: the generator itself was late");
+    assert!((output.status.success() || late) && said.contains("40 answered  0 failed"), "{said}");
 }
 
 #[test]
