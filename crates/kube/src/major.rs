@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::judge::There;
 use crate::object::{Id, Object};
 use crate::prune::{is_data, is_volume};
 
@@ -10,9 +11,22 @@ pub(crate) fn is_operated(id: &Id) -> bool {
     is_data(id) && !is_volume(id)
 }
 
+/// These, each as [`kept`] has it, and which of them keep their servers.
+pub(crate) fn all_kept(objects: Vec<Object>, there: &There) -> (Vec<Object>, Vec<Id>) {
+    let mut keep = Vec::new();
+    let all = objects.into_iter().map(|object| {
+        let id = object.id();
+        let now = there.iter().find(|(known, _)| *known == id);
+        let Some(kept) = now.and_then(|(_, now)| kept(&object, now)) else { return object };
+        keep.push(id);
+        kept
+    });
+    (all.collect(), keep)
+}
+
 /// A database that is to be as it was, with the server that it has `now` where the one that it had may be older than its data. `None`: it
 /// may have the one that it had.
-pub(crate) fn kept(object: &Object, now: &Value) -> Option<Object> {
+fn kept(object: &Object, now: &Value) -> Option<Object> {
     const IMAGE: &str = "/spec/imageName";
     if !is_operated(&object.id()) {
         return None;

@@ -223,21 +223,15 @@ impl Rollout<'_> {
         let now = |id: &Id| there.iter().find(|(known, _)| known == id).map(|(_, now)| now);
         let mut objects = way.objects(&target.objects, |id| now(id).is_some());
         // Of a database that nobody has changed since, it is its operator's and its owner's how it is.
-        let is_changed = |object: &Object| {
-            let undone = releases.iter().filter(|one| one.served.is_none());
-            undone.into_iter().any(|one| is_other(&one.objects, object))
-        };
+        let is_changed =
+            |object: &Object| releases.iter().any(|one| one.served.is_none() && is_other(&one.objects, object));
         objects.retain(|object| {
             let id = object.id();
             !major::is_operated(&id) || now(&id).is_none() || is_changed(object)
         });
-        let mut objects = self.as_large(&objects, &there);
-        for object in &mut objects {
-            let id = object.id();
-            if let Some(kept) = now(&id).and_then(|now| major::kept(object, now)) {
-                (self.tell)(Told::Note { service: None, text: format!("{id} keeps its server: {OLDER}") });
-                *object = kept;
-            }
+        let (objects, keep) = major::all_kept(self.as_large(&objects, &there), &there);
+        for id in keep {
+            (self.tell)(Told::Note { service: None, text: format!("{id} keeps its server: {OLDER}") });
         }
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;

@@ -139,14 +139,9 @@ impl Rollout<'_> {
         databases.retain(|object| is_other(undone, object));
         self.learn(&databases).await?;
         let there = self.there(&databases).await?;
-        let mut stay = Vec::new();
-        for object in self.as_large(&databases, &there) {
-            let now = there.iter().find(|(id, _)| *id == object.id()).map(|(_, now)| now);
-            let kept = now.and_then(|now| major::kept(&object, now));
-            if kept.is_some() {
-                stay.push((object.id(), OLDER.to_owned()));
-            }
-            let object = kept.unwrap_or(object);
+        let (databases, keep) = major::all_kept(self.as_large(&databases, &there), &there);
+        let mut stay: Vec<(Id, String)> = keep.into_iter().map(|id| (id, OLDER.to_owned())).collect();
+        for object in databases {
             match self.cluster.put(&object, How { dry: false, take_over: true }).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.is_away() => {
