@@ -2,14 +2,14 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use bowline_fault_points::Point;
 use bowline_tests::engine::{self, Engine};
 use bowline_tests::port::Port;
 use bowline_tests::registry::Registry;
-use bowline_tests::{Bowline, copy, path, root, set_mode, text, wait};
+use bowline_tests::{Bowline, SOON, copy, path, root, set_mode, text, wait};
 
 /// With a login folder of its own, in which nothing of the caller's is.
 fn image(bowline: &Bowline, args: &[&str]) -> Command {
@@ -432,6 +432,89 @@ fn an_image_runs_in_a_real_docker_as_nobody_of_the_machine() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).expect("it runs");
     assert!(status.contains("Uid:\t65532\t65532"), "{status}");
     docker(&["rm", "--force", id.trim()]);
+}
+
+/// The engine of a node, without Docker: images and containers in a folder of the test. It ends with this.
+struct Containerd {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Containerd {
+    fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("containerd-").tempdir().expect("a folder of the test");
+        let at = |name: &str| folder.path().join(name);
+        // No server of a kubelet's, and nothing of the machine's own settings.
+        std::fs::write(at("config.toml"), "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")
+            .expect("a file");
+        let log = std::fs::File::create(at("log")).expect("a file of the test");
+        let mut command = Command::new("containerd");
+        command.args([
+            "--config",
+            path(&at("config.toml")),
+            "--root",
+            path(&at("root")),
+            "--state",
+            path(&at("state")),
+        ]);
+        command.args(["--address", path(&at("socket"))]).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
+        let child = command.spawn().expect("containerd is there (scripts/setup)");
+        let containerd = Self { child, folder };
+        wait("containerd answers", SOON * 3, || {
+            containerd.ctr(&["version"]).output().expect("ctr runs").status.success().then_some(())
+        });
+        containerd
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    fn ctr(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.args(["--namespace", "k8s.io"]).args(args).env("CONTAINERD_ADDRESS", self.socket());
+        command
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // TERM, so that it unmounts what it has mounted.
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// A node's containerd, by its own command and by that of k3s, which passes it on to its containerd.
+#[test]
+fn a_nodes_containerd_takes_an_image_and_runs_it() {
+    let (bowline, containerd) = (Bowline::new(), Containerd::start());
+    let source = "#include <stdio.h>\nint main(void) { return puts(\"it runs\") < 0; }\n";
+    let built = said(&bowline, &["build", path(&program(&bowline, "hello", "-static", source))]);
+    let digest = built["digest"].as_str().expect("a digest");
+    let bin = bowline.folder("bin");
+    std::fs::write(bin.join("k3s"), "#!/bin/sh\nexec \"$@\"\n").expect("a file of the test");
+    set_mode(&bin.join("k3s"), 0o755);
+    let search = format!("{}:{}", path(&bin), std::env::var("PATH").expect("there is one"));
+    let ctr = |args: &[&str]| {
+        let done = containerd.ctr(args).output().expect("ctr runs");
+        assert!(done.status.success(), "{args:?}: {}", text(&done));
+        String::from_utf8(done.stdout).expect("text")
+    };
+    let name = "localhost/greeter-web:latest";
+    for into in ["containerd", "k3s"] {
+        let mut load = image(&bowline, &["load", "localhost/greeter-web", "--into", into]);
+        load.env("PATH", &search).env("CONTAINERD_ADDRESS", containerd.socket()).env("CONTAINERD_NAMESPACE", "k8s.io");
+        let done = load.output().expect("the binary runs");
+        assert!(done.status.success(), "{into}: {}", text(&done));
+        let listed = ctr(&["images", "list", &format!("name=={name}")]);
+        assert!(listed.contains(digest) && listed.contains("linux/"), "the image itself, by its digest: {listed}");
+        assert!(ctr(&["images", "check", &format!("name=={name}")]).contains("complete"), "all of its layers");
+        assert_eq!(ctr(&["run", "--rm", name, into]), "it runs\n");
+        ctr(&["images", "rm", "--sync", name]);
+    }
 }
 
 /// Engines that are not at hand are given what they read, by the words that they know.

@@ -84,8 +84,7 @@ fn leave_bases(layout: Layout, kept: usize) -> Result<(), ImageError> {
 /// With what it stands on. `folder`: where it is written.
 fn image(request: &ImageRequest, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
     let own = own(&request.artifact)?;
-    let needs = needs(request, &own)?;
-    let base = base(&needs, layout, folder)?;
+    let (needs, base) = base(|| needs(request, &own), layout, folder)?;
     let below: u64 = base.blobs().iter().map(|blob| blob.size).sum();
     room_for(folder, below + COPIES * own.bytes(), NOT_MADE)?;
     let config = base.settings(layout.blobs())?;
@@ -131,9 +130,10 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
     Ok(needs.with_packages(&request.packages, Path::new("/"))?)
 }
 
-/// Made once for what is needed, and anew when the machine's packages have changed.
-fn base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
-    let (image, name) = Packages::of_machine().while_settled(|packages| {
+/// Made once for what is needed, and anew when the machine's packages have changed; with what that is, as the same packages say.
+fn base(needs: impl Fn() -> Result<Needs, Fault>, layout: &Layout, folder: &Path) -> Result<(Needs, Image), Fault> {
+    let (needs, image, name) = Packages::of_machine().while_settled(|packages| {
+        let needs = needs()?;
         let mut key = Sha256::new();
         key.update(format!("{needs:?}"));
         key.update(packages);
@@ -142,13 +142,16 @@ fn base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {
             .parse::<Reference>()
             .map_err(|error| Fault::new(FaultKind::Failed, "a base cannot be named").source(&error))?;
         match layout.find(&name) {
-            Ok(Some(image)) => Ok((image, name)),
-            Ok(None) | Err(_) => Ok((new_base(needs, layout, folder)?, name)),
+            Ok(Some(image)) => Ok((needs, image, name)),
+            Ok(None) | Err(_) => {
+                let image = new_base(&needs, layout, folder)?;
+                Ok((needs, image, name))
+            }
         }
     })?;
     // The last one that was used.
     layout.name(&image, std::slice::from_ref(&name))?;
-    Ok(image)
+    Ok((needs, image))
 }
 
 fn new_base(needs: &Needs, layout: &Layout, folder: &Path) -> Result<Image, Fault> {

@@ -52,7 +52,7 @@ fn beating(at: Option<u64>) -> Value {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) plural: String,
-    namespaced: bool,
+    pub(crate) namespaced: bool,
 }
 
 /// [`Cluster::put`] of anything that may be asked twice.
@@ -96,6 +96,8 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
+/// The one of Argo Rollouts.
+const PLUGIN: &str = "argo ";
 const PLACES: &str = "a kubeconfig lies in ~/.kube/config, or where KUBECONFIG says";
 
 fn nowhere(context: Option<&str>, error: &dyn std::error::Error) -> Fault {
@@ -226,13 +228,15 @@ impl Cluster {
         format!("kubectl{context} -n {place}")
     }
 
-    /// A text for a person with the commands that stand in it for this cluster, and for this namespace where they say none.
+    /// A text for a person with the commands that stand in it for this cluster, and for this namespace where they say none. Those of a plugin
+    /// stay as they are: kubectl takes no flags before its name.
     pub fn commands(&self, text: &str) -> String {
         let mut parts = text.split("kubectl ");
         let first = parts.next().unwrap_or_default().to_owned();
-        parts.fold(first, |told, words| match words.strip_prefix("-n ") {
-            Some(elsewhere) => told + &self.kubectl_at(elsewhere),
-            None => told + &self.kubectl(words),
+        parts.fold(first, |told, words| match (words.strip_prefix("-n "), words.starts_with(PLUGIN)) {
+            (Some(elsewhere), _) => told + &self.kubectl_at(elsewhere),
+            (None, true) => told + "kubectl " + words,
+            (None, false) => told + &self.kubectl(words),
         })
     }
 
@@ -418,12 +422,33 @@ impl Cluster {
         Ok(())
     }
 
-    /// It is said that somebody is there who brings this release out, from now on.
-    pub(crate) async fn claim(&mut self, owner: &Owner, number: u32) {
-        let path = self.core(&format!("configmaps/{}", history::name(owner, number)));
+    /// It is said that somebody is there who brings this release out, from now on; not where somebody has written its record since it was
+    /// `read` in this version.
+    pub(crate) async fn claim(&mut self, owner: &Owner, number: u32, read: Option<&str>) -> Result<(), Refusal> {
         // Before it is said: who is interrupted meanwhile lets go of it.
-        self.claim = Some(Claim { number, path, said: Instant::now() });
-        self.say().await;
+        let path = self.claims(owner, number);
+        let mut said = beating(Some(now_ms()));
+        said["metadata"]["resourceVersion"] = read.into();
+        match self.merge(&path, &said).await {
+            Err(refusal) if read.is_some() && refusal.is_taken() => {
+                self.claims_nothing();
+                Err(refusal)
+            }
+            // Whoever does not hear it is told by what was applied.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The same, where its record says so already: the path of that.
+    pub(crate) fn claims(&mut self, owner: &Owner, number: u32) -> String {
+        let path = self.core(&format!("configmaps/{}", history::name(owner, number)));
+        self.claim = Some(Claim { number, path: path.clone(), said: Instant::now() });
+        path
+    }
+
+    /// It is somebody else's, who says so.
+    pub(crate) fn claims_nothing(&mut self) {
+        self.claim = None;
     }
 
     /// Says so again, when it is time. Whoever does not hear it is told by what was applied.
@@ -563,6 +588,11 @@ mod tests {
             (cluster.kubectl("get pvc"), cluster.target()),
             ("kubectl -n shop get pvc".to_owned(), "kubernetes:/shop".to_owned())
         );
+        let note = "first kubectl get pvc, then kubectl -n gateways get svc, or kubectl argo rollouts abort";
+        let told = "first kubectl -n shop get pvc, then kubectl -n gateways get svc, or kubectl argo rollouts abort";
+        assert_eq!(cluster.commands(note), told);
+        cluster.context = Some("prod".to_owned());
+        assert!(cluster.commands(note).contains("kubectl --context prod -n gateways get svc"));
     }
 
     #[test]
@@ -584,7 +614,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut cluster = Cluster::of_tests(listener.local_addr().unwrap());
         let owner = Owner { env: "production".to_owned(), app: "shop".to_owned() };
-        let said = tokio::time::timeout(Duration::from_millis(20), cluster.claim(&owner, 7)).await;
+        let said = tokio::time::timeout(Duration::from_millis(20), cluster.claim(&owner, 7, None)).await;
         assert!(said.is_err(), "nobody answers");
         let let_go = tokio::time::timeout(Duration::from_millis(20), cluster.let_go()).await;
         assert!(let_go.is_err(), "who is interrupted meanwhile has begun still");

@@ -19,6 +19,7 @@ const NAMESPACE: &str = "/api/v1/namespaces/shop/";
 struct World {
     objects: BTreeMap<String, Value>,
     made: u64,
+    written: u64,
     /// What has changed something: `apply services/shop-web`, `merge …`, `create …`, `delete …`.
     changes: Vec<String>,
     /// What the next request of this is answered.
@@ -64,7 +65,7 @@ impl Fake {
 
     /// Something is there that nobody of us has made.
     pub(crate) fn put(&self, path: &str, object: Value) {
-        self.world.lock().unwrap().objects.insert(key(path), object);
+        self.world.lock().unwrap().keep(key(path), object);
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
@@ -110,7 +111,9 @@ impl Fake {
 
     pub(crate) async fn bring(&mut self, order: Order) -> Result<Done, bowline_core::fault::Fault> {
         let mut tell = noting(&mut self.notes);
-        Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.deploy(order).await
+        let done = Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.deploy(order).await;
+        self.cluster.let_go().await;
+        done
     }
 
     pub(crate) async fn plan(&mut self, objects: impl Into<Vec<Object>>) -> Result<Plan, bowline_core::fault::Fault> {
@@ -121,7 +124,10 @@ impl Fake {
 
     pub(crate) async fn roll_back(&mut self, wanted: Option<u32>) -> Result<Done, bowline_core::fault::Fault> {
         let mut tell = |_| {};
-        Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell }.roll_back(wanted, false).await
+        let mut rollout = Rollout { cluster: &mut self.cluster, owner: &self.owner, tell: &mut tell };
+        let done = rollout.roll_back(wanted, false).await;
+        self.cluster.let_go().await;
+        done
     }
 }
 
@@ -194,7 +200,9 @@ impl World {
                     ("services", "Service"),
                     ("persistentvolumeclaims", "PersistentVolumeClaim"),
                 ];
-                (200, json!({ "resources": kinds.map(|(name, kind)| resource(name, kind)) }))
+                let mut all = kinds.map(|(name, kind)| resource(name, kind)).to_vec();
+                all.push(json!({ "name": "nodes", "kind": "Node", "namespaced": false }));
+                (200, json!({ "resources": all }))
             }
             "GET" if path == "/apis/postgresql.cnpg.io/v1" => {
                 (200, json!({ "resources": [resource("clusters", "Cluster")] }))
@@ -218,6 +226,10 @@ impl World {
             }
             "PATCH" if merges => {
                 let Some(mut found) = self.objects.get(path).cloned() else { return failure(404) };
+                let read = &body["metadata"]["resourceVersion"];
+                if !read.is_null() && *read != found["metadata"]["resourceVersion"] {
+                    return failure(409);
+                }
                 merge(&mut found, body);
                 (200, self.keep(path.to_owned(), found))
             }
@@ -236,6 +248,8 @@ impl World {
             self.made += 1;
             object["metadata"]["uid"] = self.made.to_string().into();
         }
+        self.written += 1;
+        object["metadata"]["resourceVersion"] = self.written.to_string().into();
         self.objects.insert(path, object.clone());
         object
     }

@@ -39,6 +39,7 @@ impl Rollout<'_> {
             ));
         }
         let there = self.look(&order.objects).await?;
+        self.is_no_older(&order.objects, &there)?;
         let objects = self.as_large(&order.objects, &there);
         let serving = history::serving(&releases);
         let same = serving.is_some_and(|serving| serving.objects == order.objects);
@@ -208,6 +209,7 @@ mod tests {
             why: None,
             objects: vec![web.clone(), database],
             beat: None,
+            version: None,
             protected: false,
         };
         fake.keep(&serves);
@@ -234,6 +236,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            version: None,
             protected: false,
         };
         fake.keep(&release(1, State::Served, vec![map]));

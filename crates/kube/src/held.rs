@@ -109,6 +109,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            version: None,
             protected: false,
         }
     }

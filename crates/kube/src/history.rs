@@ -73,6 +73,9 @@ pub struct Release {
     /// When whoever brings it out was there the last time: said of the record, not in it.
     #[serde(skip)]
     pub beat: Option<u64>,
+    /// The record's own version, as it was read.
+    #[serde(skip)]
+    pub version: Option<String>,
     /// Whether its environment is protected: said of the record, not in it, since the same release may come to be, or not to be.
     #[serde(skip)]
     pub protected: bool,
@@ -129,7 +132,8 @@ pub fn decode(record: &Value) -> Option<Release> {
     let stored: Stored = serde_json::from_value(stored(record)?).ok()?;
     let beat = record["metadata"]["annotations"][BEAT].as_str().and_then(|text| text.parse().ok());
     let protected = record["metadata"]["annotations"][PROTECTED] == "true";
-    (stored.form == FORM).then_some(Release { beat, protected, ..stored.release })
+    let version = record["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    (stored.form == FORM).then_some(Release { beat, version, protected, ..stored.release })
 }
 
 fn stored(record: &Value) -> Option<Value> {
@@ -246,6 +250,7 @@ pub(crate) fn after(objects: &[Object], number: u32, releases: &[Release]) -> Ve
         why: None,
         objects: objects.to_vec(),
         beat: None,
+        version: None,
         protected: false,
     });
     all
@@ -280,6 +285,7 @@ mod tests {
             why: None,
             objects: Vec::new(),
             beat: None,
+            version: None,
             protected: false,
         }
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cluster::{AT_ONCE, How, patiently};
 use crate::disk;
 use crate::history::Release;
+use crate::major;
 use crate::object::{Id, Object};
 use crate::prune::is_foreign;
 use crate::refusal::Refusal;
@@ -56,7 +57,8 @@ impl Rollout<'_> {
                 let Some(path) = cluster.path(&id) else { return Ok(None) };
                 match cluster.find(&path).await {
                     Ok(found) => Ok(found.map(|found| (id, found))),
-                    Err(refusal) if refusal.is_forbidden() => Ok(None),
+                    // A database is left as it is, or not, by what it is now.
+                    Err(refusal) if refusal.is_forbidden() && !major::is_operated(&id) => Ok(None),
                     Err(refusal) => Err(refusal.fault(format!("{id} cannot be looked at"))),
                 }
             }
@@ -86,7 +88,7 @@ impl Rollout<'_> {
     }
 
     /// Nothing of another app or environment is taken, whatever is taken over.
-    fn is_free(&self, there: &There) -> Result<(), Fault> {
+    pub(crate) fn is_free(&self, there: &There) -> Result<(), Fault> {
         let others = there.iter().filter_map(|(id, now)| Some((id, self.owner.other_than(now)?)));
         let others: Vec<String> = others.map(|(id, whose)| format!("{id} is of {whose}")).collect();
         if others.is_empty() {
@@ -102,9 +104,53 @@ impl Rollout<'_> {
     pub(crate) async fn look(&mut self, objects: &[Object]) -> Result<Vec<(Id, Value)>, Fault> {
         (self.tell)(Told::Checking);
         self.learn(objects).await?;
+        self.is_own(objects)?;
         let there = self.there(objects).await?;
         self.is_free(&there)?;
         Ok(there)
+    }
+
+    /// Records are read as they lie there, and who may write them may do less than who brings one back: what is applied lies in this
+    /// namespace, is labelled as this app's, and hands out no rights.
+    pub(crate) fn is_own(&self, objects: &[Object]) -> Result<(), Fault> {
+        const RIGHTS: &str = "rbac.authorization.k8s.io";
+        let is_own = |object: &Object| {
+            let id = object.id();
+            self.owner.has(&object.body)
+                && id.group != RIGHTS
+                && self.cluster.place(&id).is_none_or(|place| place.namespaced)
+                && object.body["metadata"]["namespace"].is_null()
+        };
+        let others: Vec<String> =
+            objects.iter().filter(|object| !is_own(object)).map(|object| object.id().to_string()).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let message = format!("a release of {} holds what no release is made of; nothing of it is applied", self.owner);
+        let fault = others.into_iter().fold(Fault::new(FaultKind::Refused, message), |fault, id| {
+            fault.caused_by(format!("{id} is not of this app in this namespace, or hands out rights"))
+        });
+        Err(fault.hint(format!(
+            "somebody has written into its record: {}",
+            self.cluster.kubectl("get configmaps -l bowline.dev/record=release --show-managed-fields -o yaml")
+        )))
+    }
+
+    /// No database is given a server that is older than its data: it would not start, or not read them.
+    pub(crate) fn is_no_older(&self, objects: &[Object], there: &There) -> Result<(), Fault> {
+        let too_old = objects.iter().filter_map(|object| {
+            let (id, now) = there.iter().find(|(id, _)| *id == object.id())?;
+            Some((id, major::is_too_old(object, now)?))
+        });
+        let too_old: Vec<(&Id, String)> = too_old.collect();
+        let Some((_, has)) = too_old.first() else { return Ok(()) };
+        let message =
+            format!("a database of {} would get an older server than its data are of; nothing was applied", self.owner);
+        let hint = format!("say the version of {has} in the file; data come to an older server by a dump alone");
+        let fault = too_old.iter().fold(Fault::new(FaultKind::Refused, message), |fault, (id, has)| {
+            fault.caused_by(format!("{id} has {has}"))
+        });
+        Err(fault.hint(hint))
     }
 
     /// These, as they are applied where disks have grown.

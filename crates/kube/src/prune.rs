@@ -104,6 +104,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            version: None,
             protected: false,
         }
     }

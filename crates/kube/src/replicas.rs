@@ -93,6 +93,7 @@ mod tests {
             why: None,
             objects: vec![Object { stage: Stage::Workload, body: scaler }],
             beat: None,
+            version: None,
             protected: false,
         };
         let (web, known) = (web(json!({ "replicas": 2 })), [release]);

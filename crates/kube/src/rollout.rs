@@ -13,7 +13,7 @@ use crate::look;
 use crate::major;
 use crate::object::{Id, Object, Owner, Stage};
 use crate::replicas;
-use crate::undo::{OLDER, is_other};
+use crate::undo::and_hint;
 use crate::way::{self, Way};
 
 /// What is told while it goes on.
@@ -110,46 +110,17 @@ impl std::fmt::Debug for Rollout<'_> {
 }
 
 impl Rollout<'_> {
-    /// Brings a release out. The one that serves goes on until this one is ready, and again if it does not get there.
+    /// Brings a release out. The one that serves goes on until this one is ready, and again if it does not get there. However it ends, whoever
+    /// asks lets go of it ([`Cluster::let_go`]).
     ///
     /// # Errors
     /// Something of it is refused, and nothing was applied; or it did not come up, and was taken back.
     pub async fn deploy(&mut self, order: Order) -> Result<Done, Fault> {
-        let ended = self.bring_out(order).await;
-        self.cluster.let_go().await;
-        ended
-    }
-
-    /// Brings a release out again that served before, as it was. Data and what ran before it are left as they are.
-    ///
-    /// # Errors
-    /// There is none, or it does not come up.
-    pub async fn roll_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
-        let ended = self.bring_back(wanted, take_over).await;
-        self.cluster.let_go().await;
-        ended
-    }
-
-    /// Gives a service another number of instances, until the next release says one.
-    ///
-    /// # Errors
-    /// There is no such service, or the cluster itself says how many it has.
-    pub async fn scale(
-        &mut self,
-        service: Option<&str>,
-        replicas: u16,
-        take_over: bool,
-    ) -> Result<(String, Done), Fault> {
-        let ended = self.bring_number(service, replicas, take_over).await;
-        self.cluster.let_go().await;
-        ended
-    }
-
-    async fn bring_out(&mut self, order: Order) -> Result<Done, Fault> {
         let releases = self.releases().await?;
         self.is_as_planned(&releases, order.planned)?;
         self.is_alone(&releases, Some(&order.objects))?;
         let there = self.look(&order.objects).await?;
+        self.is_no_older(&order.objects, &there)?;
         let objects = self.as_large(&order.objects, &there);
         let take = self.judge(&objects, order.take_over, &releases).await?;
         // Before there is a record that says that it is ours.
@@ -207,7 +178,12 @@ impl Rollout<'_> {
         if release.protected == was_protected { Ok(()) } else { self.keep(release).await }
     }
 
-    async fn bring_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
+    /// Brings a release out again that served before, as it was. Data and what ran before it are left as they are. It is
+    /// [let go](Cluster::let_go) as one that is deployed.
+    ///
+    /// # Errors
+    /// There is none, or it does not come up.
+    pub async fn roll_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
         let releases = self.releases().await?;
         self.is_alone(&releases, None)?;
         let listed = self.command(&format!("releases {}", self.owner.app));
@@ -223,15 +199,13 @@ impl Rollout<'_> {
         let now = |id: &Id| there.iter().find(|(known, _)| known == id).map(|(_, now)| now);
         let mut objects = way.objects(&target.objects, |id| now(id).is_some());
         // Of a database that nobody has changed since, it is its operator's and its owner's how it is.
-        let is_changed =
-            |object: &Object| releases.iter().any(|one| one.served.is_none() && is_other(&one.objects, object));
         objects.retain(|object| {
             let id = object.id();
-            !major::is_operated(&id) || now(&id).is_none() || is_changed(object)
+            !major::is_operated(&id) || now(&id).is_none() || way::is_changed(object, &releases)
         });
-        let (objects, keep) = major::all_kept(self.as_large(&objects, &there), &there);
-        for id in keep {
-            (self.tell)(Told::Note { service: None, text: format!("{id} keeps its server: {OLDER}") });
+        let (objects, servers) = major::all_kept(self.as_large(&objects, &there), &there);
+        for kept in servers {
+            (self.tell)(Told::Note { service: None, text: format!("{kept}; {}", kept.hint()) });
         }
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
@@ -243,7 +217,11 @@ impl Rollout<'_> {
         Ok(Done { release: number, same: false })
     }
 
-    async fn bring_number(
+    /// Gives a service another number of instances, until the next release says one. It is [let go](Cluster::let_go) as one that is deployed.
+    ///
+    /// # Errors
+    /// There is no such service, or the cluster itself says how many it has.
+    pub async fn scale(
         &mut self,
         service: Option<&str>,
         replicas: u16,
@@ -291,9 +269,7 @@ impl Rollout<'_> {
         let fault = fault.caused_by("nothing was taken back: what was applied stays");
         let Some(serving) = history::serving(releases) else { return fault };
         let back = self.command(&format!("rollback {} {}", self.owner.app, serving.number));
-        let back = format!("back to what served: {back}");
-        let hint = fault.hint.as_ref().map_or_else(|| back.clone(), |hint| format!("{hint}; {back}"));
-        fault.hint(hint)
+        and_hint(fault, format!("back to what served: {back}"))
     }
 
     pub(crate) async fn releases(&self) -> Result<Vec<Release>, Fault> {
@@ -336,7 +312,11 @@ impl Rollout<'_> {
     /// Says that somebody is there, and that nobody else has begun while it was judged: of two who do so, one sees the other at least.
     async fn begins(&mut self, release: &mut Release, before: &[Release]) -> Result<(), Fault> {
         (self.tell)(Told::Starting);
-        self.cluster.claim(self.owner, release.number).await;
+        // Several may bring out the same that has not served yet, and nobody else has it with another number of instances, or goes back to it.
+        let read = release.version.as_deref().filter(|_| release.state != State::Pending);
+        if self.cluster.claim(self.owner, release.number, read).await.is_err() {
+            return Err(self.is_taken(release.number));
+        }
         // Of one that says why it ended, nobody is there.
         if release.state == State::Pending && release.why.take().is_some() {
             self.keep(release).await?;
@@ -372,6 +352,7 @@ impl Rollout<'_> {
             why: None,
             objects: order.objects.clone(),
             beat: None,
+            version: None,
             protected: order.protected,
         };
         let mut record = history::encode(self.owner, &release)?;
@@ -380,9 +361,14 @@ impl Rollout<'_> {
             said[history::PROTECTED] = "true".into();
         }
         record["metadata"]["annotations"] = said;
+        // The record says so from its first moment.
+        self.cluster.claims(self.owner, number);
         match self.cluster.create(&self.cluster.core("configmaps"), &record).await {
             Ok(_) => Ok(release),
-            Err(refusal) if refusal.is_taken() => Err(self.is_taken(number)),
+            Err(refusal) if refusal.is_taken() => {
+                self.cluster.claims_nothing();
+                Err(self.is_taken(number))
+            }
             Err(refusal) => Err(refusal.fault(format!("release {number} of {} cannot be recorded", self.owner))),
         }
     }
@@ -496,6 +482,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            version: None,
             protected: false,
         }
     }
@@ -764,6 +751,105 @@ mod tests {
         // That undoes it, when it is let.
         fake.roll_back(Some(1)).await.unwrap();
         assert_eq!(fake.get(DATABASE).unwrap()["spec"]["instances"], 1);
+    }
+
+    #[tokio::test]
+    async fn what_one_that_was_cut_off_made_of_a_database_is_put_back_when_the_next_one_fails() {
+        let mut fake = Fake::new();
+        let (asked, there) = database(&fake, 1, true);
+        fake.put(DATABASE, there);
+        let [one, three] = ["1", "3"].map(|data| web(&fake, data));
+        fake.deploy([asked, one]).await.unwrap();
+        let (more, grown) = database(&fake, 2, true);
+        fake.put(DATABASE, grown);
+        fake.keep(&release(2, State::Pending, vec![more]));
+        // It has none itself.
+        fake.refuse("apply services/shop-web", 422);
+        let failed = fake.deploy([three]).await.unwrap_err();
+        assert!(failed.causes.iter().any(|cause| cause.contains("release 1 serves as before")), "{failed:?}");
+        assert_eq!(fake.get(DATABASE).unwrap()["spec"]["instances"], 1);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_somebody_has_written_into_is_not_applied() {
+        let mut fake = Fake::new();
+        let [one, two] = ["1", "2"].map(|data| web(&fake, data));
+        fake.deploy([one.clone()]).await.unwrap();
+        fake.deploy([two]).await.unwrap();
+        let mut rights = fake.object("ClusterRoleBinding", "shop-all", "");
+        rights.body["apiVersion"] = "rbac.authorization.k8s.io/v1".into();
+        let mut of_nobody = fake.object("Service", "shop-other", "");
+        of_nobody.body["metadata"]["labels"] = json!({});
+        let mut elsewhere = fake.object("Service", "shop-other", "");
+        elsewhere.body["metadata"]["namespace"] = "kube-system".into();
+        // Of no namespace at all.
+        let node = Object { stage: Stage::Config, ..fake.object("Node", "shop-other", "") };
+        for forged in [rights, of_nobody, elsewhere, node] {
+            fake.keep(&release(1, State::Served, vec![forged.clone(), one.clone()]));
+            fake.changes();
+            let failed = fake.roll_back(Some(1)).await.unwrap_err();
+            assert!(failed.causes[0].starts_with(&forged.id().to_string()), "{failed:?}");
+            assert_eq!(fake.changes(), Vec::<String>::new(), "{forged:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_who_want_another_number_at_once_one_is_told_so() {
+        let mut fake = Fake::new();
+        fake.put(WEB, deployment(&fake, "1").body);
+        fake.deploy([deployment(&fake, "1")]).await.unwrap();
+        // Somebody else has had one, and has ended, since this one has read the record.
+        let path = "configmaps/bowline.production.shop.v1";
+        let record = fake.get(path).unwrap();
+        fake.meanwhile(&format!("judge {WEB}"), path, record);
+        fake.changes();
+        let mut tell = |_| {};
+        let mut rollout = Rollout { cluster: &mut fake.cluster, owner: &fake.owner, tell: &mut tell };
+        let failed = rollout.scale(Some("shop-web"), 1, false).await.unwrap_err();
+        assert!(failed.message.contains("somebody else brings out release 1"), "{failed:?}");
+        assert_eq!(fake.cluster.let_go().await, None, "nothing was begun");
+        assert!(!fake.changes().iter().any(|change| change.starts_with("apply")));
+        let mut tell = |_| {};
+        let mut rollout = Rollout { cluster: &mut fake.cluster, owner: &fake.owner, tell: &mut tell };
+        rollout.scale(Some("shop-web"), 1, false).await.unwrap();
+        assert_eq!(fake.cluster.let_go().await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn who_is_interrupted_while_it_is_recorded_leaves_nobody_to_be_waited_for() {
+        let mut fake = Fake::new();
+        let web = web(&fake, "1");
+        // The answer does not come: the record is there all the same.
+        fake.refuse("create configmaps", 500);
+        let mut begun = fake.object("ConfigMap", "bowline.production.shop.v1", "").body;
+        begun["metadata"]["annotations"] = json!({ "bowline.dev/beat": now_ms().to_string() });
+        fake.meanwhile("create configmaps", "configmaps/bowline.production.shop.v1", begun);
+        fake.deploy([web]).await.unwrap_err();
+        let record = fake.get("configmaps/bowline.production.shop.v1").unwrap();
+        assert_eq!(record["metadata"]["annotations"]["bowline.dev/beat"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn no_database_is_given_a_server_that_is_older_than_its_data() {
+        let mut fake = Fake::new();
+        let of = |fake: &Fake, version: &str| {
+            let (mut asked, mut there) = database(fake, 1, true);
+            for body in [&mut asked.body, &mut there] {
+                body["spec"]["imageName"] = format!("postgresql:{version}").into();
+            }
+            (asked, there)
+        };
+        let (newer, there) = of(&fake, "17");
+        fake.put(DATABASE, there);
+        fake.keep(&release(1, State::Serves, vec![newer]));
+        let (older, _) = of(&fake, "16");
+        for failed in [fake.deploy([older.clone()]).await.unwrap_err(), fake.plan([older]).await.unwrap_err()] {
+            assert_eq!(
+                (failed.kind, &*failed.causes[0]),
+                (FaultKind::Refused, "Cluster/shop-postgres-db has postgresql:17")
+            );
+            assert_eq!(fake.changes(), Vec::<String>::new());
+        }
     }
 
     #[tokio::test]

@@ -1,22 +1,37 @@
 //! What goes: of a release that did not come up, and of those before one that did.
 
+use std::collections::BTreeMap;
+
 use bowline_core::fault::Fault;
 
 use crate::cluster::{Deletion, How, patiently};
 use crate::history::{self, Release, State};
 use crate::judge::Take;
-use crate::major;
+use crate::major::{self, Kept};
 use crate::object::{Id, Object};
 use crate::prune::{given_up, is_data, prune};
 use crate::rollout::{Before, Rollout, Told};
-use crate::way::{Way, ran_alone};
+use crate::way::{Way, is_changed, ran_alone};
 
-/// Why a database keeps the server that it has.
-pub(crate) const OLDER: &str = "its data may be of a newer version, which an older server does not read";
+/// What of databases is not as it was when what served is put back.
+#[derive(Debug, Default)]
+struct Stay {
+    /// They keep the newer server.
+    servers: Vec<Kept>,
+    /// The server does not let them back.
+    refused: BTreeMap<Id, String>,
+}
 
-/// Whether one of these is the same object, and says something else.
-pub(crate) fn is_other(objects: &[Object], object: &Object) -> bool {
-    objects.iter().any(|one| one.id().is_same(&object.id()) && one != object)
+impl Stay {
+    fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.refused.is_empty()
+    }
+}
+
+/// One more thing to do, beside what is said already.
+pub(crate) fn and_hint(fault: Fault, more: String) -> Fault {
+    let hint = fault.hint.as_ref().map_or_else(|| more.clone(), |hint| format!("{hint}; {more}"));
+    fault.hint(hint)
 }
 
 /// What is left of what nobody wants any more, data apart.
@@ -94,9 +109,11 @@ impl Rollout<'_> {
         release.why = Some(because);
         let before = history::serving(&releases).cloned();
         let fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
-        let mut stay = Vec::new();
+        let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != number).collect();
+        known.push(release.clone());
+        let mut stay = Stay::default();
         if let Some(before) = &before {
-            match self.put_back(before, &release.objects, &releases).await {
+            match self.put_back(before, &known).await {
                 Ok(found) => stay = found,
                 Err(error) => {
                     let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -110,7 +127,7 @@ impl Rollout<'_> {
             }
         }
         release.state = State::Rejected;
-        let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != number).collect();
+        known.retain(|one| one.number != number);
         known.push(release.clone());
         let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
         let rest = self.remove(kept, &known).await;
@@ -119,51 +136,58 @@ impl Rollout<'_> {
         let fault = rejected.err().into_iter().fold(fault, |fault, error| fault.caused_by(error.message));
         let fault = fault.caused_by(taken_back(&release, before.as_ref(), (stay.is_empty(), rest)));
         let fault = match &before {
-            Some(before) if !stay.is_empty() => self.half_back(fault, (before.number, number), stay),
-            Some(_) | None => fault,
+            Some(before) => self.half_back(fault, (before.number, number), &stay),
+            None => fault,
         };
         self.ended(&release, fault).await
     }
 
-    /// What served, as it was. A database that an operator keeps, and that was `undone` is of another, is told to be so, and not waited for:
-    /// an instance of it may be away for days. Those that stay as they are, and why.
-    async fn put_back(
-        &mut self,
-        before: &Release,
-        undone: &[Object],
-        releases: &[Release],
-    ) -> Result<Vec<(Id, String)>, Fault> {
+    /// What served, as it was. A database that an operator keeps, and that a release that never served has made another, is told to be so,
+    /// and not waited for: an instance of it may be away for days.
+    async fn put_back(&mut self, before: &Release, releases: &[Release]) -> Result<Stay, Fault> {
         let objects = Way::Undone.objects(&before.objects, |_| true);
+        self.learn(&objects).await?;
+        self.is_own(&objects)?;
+        let there = self.there(&objects).await?;
+        self.is_free(&there)?;
+        let (objects, servers) = major::all_kept(self.as_large(&objects, &there), &there);
         let (mut databases, others): (Vec<Object>, Vec<Object>) =
             objects.into_iter().partition(|object| is_data(&object.id()));
-        databases.retain(|object| is_other(undone, object));
-        self.learn(&databases).await?;
-        let there = self.there(&databases).await?;
-        let (databases, keep) = major::all_kept(self.as_large(&databases, &there), &there);
-        let mut stay: Vec<(Id, String)> = keep.into_iter().map(|id| (id, OLDER.to_owned())).collect();
+        databases
+            .retain(|object| before.objects.iter().any(|one| one.id() == object.id() && is_changed(one, releases)));
+        let mut stay = Stay { servers, ..Stay::default() };
         for object in databases {
             match self.cluster.put(&object, How { dry: false, take_over: true }).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.is_away() => {
                     return Err(refusal.fault(format!("{} cannot be applied", object.id())));
                 }
-                Err(refusal) => stay.push((object.id(), refusal.to_string())),
+                Err(refusal) => {
+                    stay.refused.insert(object.id(), refusal.to_string());
+                }
             }
         }
-        self.learn(&others).await?;
+        stay.servers.retain(|kept| !stay.refused.contains_key(&kept.id));
         self.bring(&others, &Take::ALL, Before::of(releases)).await.map_err(|stop| stop.fault)?;
         Ok(stay)
     }
 
     /// These stay as the release has set them that was taken back.
-    fn half_back(&self, mut fault: Fault, (back, from): (u32, u32), stay: Vec<(Id, String)>) -> Fault {
-        for (id, why) in stay {
+    fn half_back(&self, mut fault: Fault, (back, from): (u32, u32), stay: &Stay) -> Fault {
+        for kept in &stay.servers {
+            fault = fault.caused_by(format!("{kept}"));
+        }
+        for (id, why) in &stay.refused {
             fault = fault.caused_by(format!("{id} stays as release {from} has set it: {why}"));
         }
+        if let Some(kept) = stay.servers.first() {
+            fault = and_hint(fault, kept.hint());
+        }
+        if stay.refused.is_empty() {
+            return fault;
+        }
         let back = self.command(&format!("rollback {} {back}", self.owner.app));
-        let back = format!("when that is mended: {back}");
-        let hint = fault.hint.as_ref().map_or_else(|| back.clone(), |hint| format!("{hint}; {back}"));
-        fault.hint(hint)
+        and_hint(fault, format!("when that is mended: {back}"))
     }
 
     /// What became of it is kept, if it can be.

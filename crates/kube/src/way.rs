@@ -68,6 +68,16 @@ fn is_configuration(object: &Object) -> bool {
     object.stage == Stage::Config && object.body["kind"] == "ConfigMap" && object.body["immutable"] != true
 }
 
+/// Whether one of these is the same object, and says something else.
+fn is_other(objects: &[Object], object: &Object) -> bool {
+    objects.iter().any(|one| one.id().is_same(&object.id()) && one != object)
+}
+
+/// Whether a release that never served has, or may have, made it something else: it failed, or was cut off.
+pub(crate) fn is_changed(object: &Object, releases: &[Release]) -> bool {
+    releases.iter().any(|one| one.served.is_none() && is_other(&one.objects, object))
+}
+
 /// Whether something runs before this release that has run before none that served: whoever stops then has it done already.
 pub fn runs_before(objects: &[Object], releases: &[Release]) -> bool {
     let served = releases.iter().filter(|release| release.served.is_some());
@@ -103,6 +113,7 @@ mod tests {
             why: None,
             objects,
             beat: None,
+            version: None,
             protected: false,
         }
     }

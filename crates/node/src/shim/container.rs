@@ -168,11 +168,11 @@ fn give(config: &Config, container: &Container) -> io::Result<[Stream; 2]> {
         crate::layout::make_folder(parent, 0o711)?;
     }
     place::private_folder(folder, config.uid)?;
-    if !is_memory(folder) && nix::unistd::geteuid().is_root() {
+    if !place::is_memory(folder) && nix::unistd::geteuid().is_root() {
         place::mount_secrets(folder, config.uid)?;
     }
-    if !is_memory(folder) && !container.hidden.is_empty() {
-        let text = format!("secret variables are in memory alone, and {} is on a disk", folder.display());
+    if !place::is_memory(folder) && !(container.hidden.is_empty() && config.secret_files.is_empty()) {
+        let text = format!("secrets are in memory alone, and {} is on a disk", folder.display());
         return Err(io::Error::other(text));
     }
     let secrets = folder.join(SECRETS);
@@ -211,10 +211,6 @@ fn script(hidden: &[(String, Clear)], command: &str) -> Zeroizing<Vec<u8>> {
     let [out, err] = STREAMS;
     text.extend_from_slice(format!("exec >{GIVEN}/{out} 2>{GIVEN}/{err}\n{STAY}\n{command}\n").as_bytes());
     text
-}
-
-fn is_memory(folder: &Path) -> bool {
-    rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == libc::TMPFS_MAGIC)
 }
 
 /// With the file system that it may be.

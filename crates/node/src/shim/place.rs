@@ -130,6 +130,9 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
                 .map_err(|error| failed("write the secret file", &folder.join(&file.name), &error))?;
             place.variables.push((file.variable.clone(), path));
         }
+        if !is_memory(&folder) {
+            place.unenforced.push("secret files in memory".to_owned());
+        }
         place.secrets = Some(folder);
     }
     Ok(place)
@@ -164,7 +167,12 @@ fn attach_scratch(config: &Config, temporary: &Path) -> Result<Option<PathBuf>, 
     Ok(Some(folder))
 }
 
-/// A tmpfs that only this mount namespace sees; else a folder below the run folder, which lies on a tmpfs.
+/// Whether what lies there is on no disk.
+pub(super) fn is_memory(folder: &Path) -> bool {
+    rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == libc::TMPFS_MAGIC)
+}
+
+/// A tmpfs that only this mount namespace sees; else a folder below the run folder, which lies on one where the machine has one for that.
 fn secret_folder(config: &Config, contained: bool) -> Result<PathBuf, (PathBuf, io::Error)> {
     if contained {
         let folder = config.folder.join("secrets");

@@ -69,16 +69,17 @@ pub(super) fn holds(approved: Digest, now: Digest, (key, cluster): (&AppKey, &Cl
         .hint(format!("look at what it would do now: {}, with the other words of this deploy", command(key, cluster))))
 }
 
-/// Whether secrets are still those that were approved: somebody may have set one while images were pushed. What was to be made is made.
+/// Whether secrets are still those that were approved: somebody may have set one while images were pushed, or have taken one away.
 pub(super) fn is_held_still(
     approved: &BTreeMap<SecretName, String>,
     now: &BTreeMap<SecretName, String>,
     (key, cluster): (&AppKey, &Cluster),
 ) -> Result<(), Fault> {
-    match approved.iter().find(|(name, object)| now.get(*name) != Some(*object)) {
+    match approved.keys().chain(now.keys()).find(|name| now.get(*name) != approved.get(*name)) {
         None => Ok(()),
-        Some((name, _)) => {
-            let message = format!("secret {name} of {key} was set while it was made ready; nothing was applied");
+        Some(name) => {
+            let message =
+                format!("secret {name} of {key} was set, or removed, while images were pushed; nothing was applied");
             let command = command(key, cluster);
             Err(Fault::new(FaultKind::Refused, message)
                 .hint(format!("look at what it would do now: {command}, with the other words of this deploy")))

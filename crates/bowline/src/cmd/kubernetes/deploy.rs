@@ -49,15 +49,17 @@ pub(in crate::cmd) async fn run(
         let mut tell = |told| telling.tell(told);
         Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell }.deploy(order).await
     };
-    let done = tokio::select! {
-        done = deployed => done?,
-        () = interrupts.next() => {
-            ui.aside(match cluster.let_go().await {
-                Some(_) => "  interrupted: what was applied goes on in the cluster; run this again to follow it to its end",
-                None => "  interrupted: nothing was applied",
-            });
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
+    let ended = tokio::select! {
+        done = deployed => Some(done),
+        () = interrupts.next() => None,
+    };
+    let begun = cluster.let_go().await;
+    let Some(done) = ended.transpose()? else {
+        ui.aside(match begun {
+            Some(_) => "  interrupted: what was applied goes on in the cluster; run this again to follow it to its end",
+            None => "  interrupted: nothing was applied",
+        });
+        return Ok(ExitCode::from(INTERRUPTED));
     };
     drop(telling);
     let words = match done.same {

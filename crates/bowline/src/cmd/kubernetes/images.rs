@@ -354,6 +354,7 @@ mod tests {
                 why: None,
                 objects,
                 beat: None,
+                version: None,
                 protected: false,
             }
         };

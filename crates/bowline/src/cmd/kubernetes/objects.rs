@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, Digest};
+use bowline_core::id::{AppKey, Digest, SecretName};
 use bowline_kube::history::Release;
 use bowline_kube::{Cluster, Found, Object, Order, Owner, Planned, Stage, Told, Wanted, runs_before, survey};
-use bowline_render::{Api, Manifests, Refused, Secrets, Wave, kubernetes, role};
+use bowline_render::{Api, Manifests, Need, Refused, Secrets, Wave, kubernetes, role};
 
 use super::images::{self, Own, Ready as Built};
 use super::{Telling, apis, approval, secret};
@@ -68,10 +68,7 @@ pub(super) async fn objects(
     loaded.images.extend(built.iter().flat_map(Built::images));
     let (mut hash, mut foreseen) = (None, BTreeMap::new());
     if is_planned {
-        let quiet = telling.quiet();
-        let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, Ends::Foreseen), telling).await;
-        telling.told(quiet);
-        foreseen = held?;
+        foreseen = foreseen_secrets(cluster, asked, &loaded.key, &named.needs, telling).await?;
         let objects = all(&rendered(loaded, Secrets::Hashed(&foreseen), &apis)?);
         let now = asked.plan(&cluster.target(), loaded, (&objects, &releases)).hash();
         approved.map_or(Ok(()), |approved| approval::holds(approved, now, (&loaded.key, cluster)))?;
@@ -81,17 +78,32 @@ pub(super) async fn objects(
         Box::pin(built.send(ca, ends, telling)).await?;
         telling.tell(Told::Checking);
     }
-    let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, ends), telling).await?;
     if approved.is_some() {
-        approval::is_held_still(&foreseen, &held, (&loaded.key, cluster))?;
+        let now = foreseen_secrets(cluster, asked, &loaded.key, &named.needs, telling).await?;
+        approval::is_held_still(&foreseen, &now, (&loaded.key, cluster))?;
     }
-    let objects = all(&rendered(loaded, Secrets::Hashed(&held), &apis)?);
+    let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, ends), telling).await?;
+    let objects = all(&rendered(loaded, Secrets::Hashed(&held.objects), &apis)?);
     // What runs before it is called by all that it is, the secrets that it reads among it.
     found.fit(cluster, runs_before(&objects, &releases))?;
     let planned = approved.map(|_| Planned { serves: approval::serves(&releases) });
     let (images, protected) = (loaded.said_images(), loaded.app.environment.protected);
     let order = Order { objects, images, take_over, protected, planned };
     Ok(Come { order, hash, protected: approval::is_protected(&loaded.app, &releases) })
+}
+
+/// What a plan says of secrets, by what they are now.
+async fn foreseen_secrets(
+    cluster: &Cluster,
+    asked: &Asked<'_>,
+    key: &AppKey,
+    needs: &[Need],
+    telling: &mut Telling<'_>,
+) -> Result<BTreeMap<SecretName, String>, Fault> {
+    let quiet = telling.quiet();
+    let held = secret::held(cluster, asked.owner, (key, asked.dir), (needs, Ends::Foreseen), telling).await;
+    telling.told(quiet);
+    Ok(held?.said())
 }
 
 /// What comes of it.

@@ -2,7 +2,7 @@
 //!
 //! Who deploys may read the index and make what is generated; who sets a value may read the salt that names it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -87,7 +87,7 @@ async fn set(
     ui: &Ui,
 ) -> Result<(), Fault> {
     let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
-    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
+    let salt = salt(cluster, (key, owner)).await?;
     let by = cluster.user().await.map_err(|refusal| refusal.fault("the cluster does not say who you are"))?;
     let replaced = index.get(name.as_str()).map(|entry| entry.object.clone());
     let entry = made(cluster, key, name, (value, &salt), &mut index, &by).await?;
@@ -144,11 +144,12 @@ fn enter(index: &mut Index, name: &SecretName, entry: Entry) {
 }
 
 /// That of the app, made when it is first asked for.
-async fn salt(cluster: &Cluster, owner: &Owner) -> Result<Salt, Refusal> {
+async fn salt(cluster: &Cluster, (key, owner): (&AppKey, &Owner)) -> Result<Salt, Fault> {
     use base64::Engine;
     let name = salt_name(owner);
     let path = cluster.core(&format!("secrets/{name}"));
-    let found = match cluster.find(&path).await? {
+    let refused = |refusal: Refusal| unwritten(key, &refusal);
+    let found = match cluster.find(&path).await.map_err(refused)? {
         Some(found) => found,
         None => {
             let text = base64::prelude::BASE64_STANDARD.encode(random());
@@ -158,22 +159,35 @@ async fn salt(cluster: &Cluster, owner: &Owner) -> Result<Salt, Refusal> {
                 "immutable": true, "type": "Opaque", "data": { SALT: text },
             });
             match cluster.create(&cluster.core("secrets"), &object).await {
-                Err(refusal) if refusal.is_taken() => cluster.get(&path).await?,
-                made => made?,
+                Err(refusal) if refusal.is_taken() => cluster.get(&path).await,
+                made => made,
             }
+            .map_err(refused)?
         }
     };
-    Ok(salt_of(&found))
+    salt_of(&found, owner).ok_or_else(|| no_salt(cluster, owner))
 }
 
 fn salt_name(owner: &Owner) -> String {
     format!("bowline.{}.{}.salt", owner.env, owner.app)
 }
 
-fn salt_of(secret: &Object) -> Salt {
+/// With one that is short, or that somebody may change, names of objects would tell what they hold.
+fn salt_of(secret: &Object, owner: &Owner) -> Option<Salt> {
     use base64::Engine;
-    let text = secret["data"][SALT].as_str().unwrap_or_default();
-    Salt(Value::new(base64::prelude::BASE64_STANDARD.decode(text).unwrap_or_default()))
+    let bytes = base64::prelude::BASE64_STANDARD.decode(secret["data"][SALT].as_str()?).ok()?;
+    let is_one = bytes.len() == BYTES && secret["immutable"] == true && owner.has(secret);
+    is_one.then(|| Salt(Value::new(bytes)))
+}
+
+fn no_salt(cluster: &Cluster, owner: &Owner) -> Fault {
+    let name = salt_name(owner);
+    Fault::new(FaultKind::Refused, format!("the secret {name} is not the salt of {owner}: no value is named by it"))
+        .caused_by(format!("Bowline makes it with {BYTES} random bytes, immutable, and labelled as the app's"))
+        .hint(format!(
+            "find out who has made it; without it another one is made, and values that are set again get another name: {}",
+            cluster.kubectl(&format!("delete secret {name}"))
+        ))
 }
 
 fn random() -> [u8; BYTES] {
@@ -297,6 +311,22 @@ pub(super) async fn fit(
     there((owner, cluster), &unset, missing)
 }
 
+/// What the objects of a release's secrets are called.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) objects: BTreeMap<SecretName, String>,
+    /// Those that are made here, once, where nobody has set one.
+    made: BTreeSet<SecretName>,
+}
+
+impl Held {
+    /// What a plan is held to: that of one that is made is nobody's choice, and known to nobody before it is.
+    pub(super) fn said(&self) -> BTreeMap<SecretName, String> {
+        let said = self.objects.iter().filter(|(name, _)| !self.made.contains(*name));
+        said.map(|(name, object)| (name.clone(), object.clone())).collect()
+    }
+}
+
 /// What the objects of the release's secrets are called; what nobody has set and may be made is made, for a deploy.
 pub(super) async fn held(
     cluster: &Cluster,
@@ -304,10 +334,10 @@ pub(super) async fn held(
     (key, dir): (&AppKey, &Path),
     (needs, ends): (&[Need], Ends),
     telling: &mut Telling<'_>,
-) -> Result<BTreeMap<SecretName, String>, Fault> {
+) -> Result<Held, Fault> {
     let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
     let before = index.clone();
-    let mut held = BTreeMap::new();
+    let mut held = Held::default();
     for need in needs {
         match &need.what {
             Needed::Secret { name, source } => {
@@ -316,7 +346,10 @@ pub(super) async fn held(
                     Ends::Deployed => Some(asked.held(&mut index, telling).await?),
                     Ends::Foreseen => asked.foreseen(&index, telling).await?,
                 };
-                held.extend(found.map(|object| (name.clone(), object)));
+                held.objects.extend(found.map(|object| (name.clone(), object)));
+                if asked.is_made(&index) {
+                    held.made.insert(name.clone());
+                }
             }
             Needed::Password { of, .. } if ends == Ends::Foreseen => match is_there(cluster, &need.object).await? {
                 There::Yes | There::Unseen => {}
@@ -369,7 +402,7 @@ impl Asked<'_> {
     async fn held(&self, index: &mut Index, telling: &mut Telling<'_>) -> Result<String, Fault> {
         let Self { cluster, owner, key, name, .. } = *self;
         if let Some(value) = self.of_its_file()? {
-            let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(key, &refusal))?;
+            let salt = salt(cluster, (key, owner)).await?;
             made(cluster, key, name, (&value, &salt), index, BY_BOWLINE).await?;
         } else if !index.contains_key(name.as_str()) && self.is_generated() {
             // Who may make it may not read the salt; nobody sets the same value again.
@@ -387,7 +420,8 @@ impl Asked<'_> {
         if let Some(value) = self.of_its_file()? {
             let path = cluster.core(&format!("secrets/{}", salt_name(owner)));
             let found = cluster.find(&path).await.map_err(|refusal| unwritten(key, &refusal))?;
-            let object = found.map(|found| secret_object(key, name, &value, &salt_of(&found)).id.name);
+            let salt = found.map(|found| salt_of(&found, owner).ok_or_else(|| no_salt(cluster, owner))).transpose()?;
+            let object = salt.map(|salt| secret_object(key, name, &value, &salt).id.name);
             if object.is_none() || object != known {
                 telling.note(format!("secret {name} is to be what is in its file"));
             }
@@ -403,6 +437,12 @@ impl Asked<'_> {
     /// By the index, else as somebody else has made it.
     fn known(&self, index: &Index) -> String {
         index.get(self.name.as_str()).map_or_else(|| self.object.to_owned(), |entry| entry.object.clone())
+    }
+
+    /// Whether it is, or is to be, the one that was made here, which nobody has set since.
+    fn is_made(&self, index: &Index) -> bool {
+        let is_first = |entry: &Entry| entry.by == BY_BOWLINE && entry.version == 1;
+        self.is_generated() && index.get(self.name.as_str()).is_none_or(is_first)
     }
 
     fn is_generated(&self) -> bool {
@@ -518,6 +558,32 @@ mod tests {
         assert_eq!(index, before);
         enter(&mut index, &name, entry("shop-token-2", 9));
         assert_eq!((index["token"].version, index["token"].at), (2, 9));
+    }
+
+    #[test]
+    fn what_is_made_here_is_no_part_of_what_a_plan_is_held_to() {
+        let name = |text: &str| SecretName::new(text).unwrap();
+        let objects =
+            [("set", "shop-set-1"), ("made", "shop-made-1")].map(|(name_, object)| (name(name_), object.to_owned()));
+        let held = Held { objects: objects.into(), made: [name("made"), name("to-be-made")].into() };
+        assert_eq!(held.said(), BTreeMap::from([(name("set"), "shop-set-1".to_owned())]));
+    }
+
+    #[test]
+    fn a_salt_that_is_none_names_nothing() {
+        let (_, owner) = owner("production", "shop").unwrap();
+        let labels: BTreeMap<&str, String> = owner.labels().into();
+        let salt =
+            |bytes: &str| json!({ "metadata": { "labels": labels }, "immutable": true, "data": { SALT: bytes } });
+        let whole = salt("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+        assert!(salt_of(&whole, &owner).is_some());
+        let mut mutable = whole.clone();
+        mutable["immutable"] = false.into();
+        let mut of_nobody = whole;
+        of_nobody["metadata"]["labels"] = json!({});
+        for wrong in [salt("AAEC"), salt("?"), json!({}), mutable, of_nobody] {
+            assert!(salt_of(&wrong, &owner).is_none(), "{wrong}");
+        }
     }
 
     #[test]

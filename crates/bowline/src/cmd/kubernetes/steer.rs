@@ -29,13 +29,16 @@ pub(super) async fn roll_back(args: Rollback, place: Place<'_>, ui: &Ui) -> Resu
     let mut telling = Telling::new(&app, ui);
     let mut tell = |told| telling.tell(told);
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
-    let done = tokio::select! {
-        done = rollout.roll_back(release, take_over) => done?,
-        () = interrupts.next() => {
-            let went_back = cluster.let_go().await;
-            ui.aside(left(went_back, |number| format!("bowline rollback {app} {number} --env {env} --to {}", cluster.target())));
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
+    let ended = tokio::select! {
+        done = rollout.roll_back(release, take_over) => Some(done),
+        () = interrupts.next() => None,
+    };
+    let begun = cluster.let_go().await;
+    let Some(done) = ended.transpose()? else {
+        ui.aside(left(begun, |number| {
+            format!("bowline rollback {app} {number} --env {env} --to {}", cluster.target())
+        }));
+        return Ok(ExitCode::from(INTERRUPTED));
     };
     drop(telling);
     let words = format!("{} release {} serves again", ui.paint(Tone::Good, "is back:"), done.release);
@@ -55,13 +58,14 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     let mut telling = Telling::new(&app, ui);
     let mut tell = |told| telling.tell(told);
     let mut rollout = Rollout { cluster: &mut cluster, owner: &owner, tell: &mut tell };
-    let (name, done) = tokio::select! {
-        done = rollout.scale(service.as_deref(), replicas, take_over) => done?,
-        () = interrupts.next() => {
-            let scaled = cluster.let_go().await;
-            ui.aside(left(scaled, |_| format!("bowline scale {target} {replicas} --env {env} --to {}", cluster.target())));
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
+    let ended = tokio::select! {
+        done = rollout.scale(service.as_deref(), replicas, take_over) => Some(done),
+        () = interrupts.next() => None,
+    };
+    let begun = cluster.let_go().await;
+    let Some((name, done)) = ended.transpose()? else {
+        ui.aside(left(begun, |_| format!("bowline scale {target} {replicas} --env {env} --to {}", cluster.target())));
+        return Ok(ExitCode::from(INTERRUPTED));
     };
     drop(telling);
     let instances = if replicas == 1 { "instance" } else { "instances" };
