@@ -17,10 +17,12 @@ use self::logs::Logs;
 use self::pod::Step;
 pub use self::pod::{FATE, Fate, SAYS};
 use crate::client::tls_for;
-use crate::cluster::api::{Api, STRATEGIC};
+use crate::cluster::api::{Answer, Api, STRATEGIC};
 use crate::cluster::pki::Authority;
 
-/// Before the server that was away is asked again.
+/// How often something is tried that was not taken.
+const ATTEMPTS: usize = 50;
+/// Before the server that was away, or has not taken something, is asked again.
 pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 
 /// A node and what is bound to it, for as long as this is held.
@@ -118,30 +120,52 @@ impl Shared {
         }
     }
 
-    /// The next thing that happens to this pod. Its effect comes back as a change, which leads to the one after it.
+    /// The next thing that happens to this pod. Its effect comes back as a change, which leads to the one after it. Of what was not taken
+    /// no change comes: it is tried again, by what the pod is then.
     fn step(&self, pod: &Value) {
+        let mut pod = pod.clone();
+        for _ in 0..ATTEMPTS {
+            if self.has_stepped(&pod) || self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            std::thread::park_timeout(AGAIN);
+            let found = self.api.try_ask("GET", &path_of(&pod), "application/json", &Value::Null);
+            let Ok(found) = found else { continue };
+            if found.status != 200 || found.value["metadata"]["uid"] != pod["metadata"]["uid"] {
+                return;
+            }
+            pod = found.value;
+        }
+    }
+
+    /// Whether nothing is left to be tried again.
+    fn has_stepped(&self, pod: &Value) -> bool {
         let part = self.part(pod);
         let address = || {
             let number = self.addresses.fetch_add(1, Ordering::Relaxed);
             format!("10.88.{}.{}", number / 250, number % 250 + 1)
         };
-        let (step, name) = (pod::next(pod, part.fate, address, &now()), text(&pod["metadata"]["name"]));
-        let path = format!("/api/v1/namespaces/{}/pods/{name}", text(&pod["metadata"]["namespace"]));
-        // Whatever is refused here has changed meanwhile, which is seen.
-        match step {
-            Step::Nothing => {}
+        let path = path_of(pod);
+        let is_taken = |answer: std::io::Result<Answer>| {
+            answer.is_ok_and(|answer| answer.status == 404 || (200..300).contains(&answer.status))
+        };
+        match pod::next(pod, part.fate, address, &now()) {
+            Step::Nothing => true,
             Step::Remove => {
                 let uid = json!({ "uid": pod["metadata"]["uid"] });
                 let options = json!({ "gracePeriodSeconds": 0, "preconditions": uid });
-                let _ = self.api.try_ask("DELETE", &path, "application/json", &options);
+                is_taken(self.api.try_ask("DELETE", &path, "application/json", &options))
             }
             Step::Write { status, happens } => {
                 self.logs.take(pod, happens, &part.says);
                 let change = json!({ "metadata": { "uid": pod["metadata"]["uid"] }, "status": status });
-                let _ = self.api.try_ask("PATCH", &format!("{path}/status"), STRATEGIC, &change);
+                if !is_taken(self.api.try_ask("PATCH", &format!("{path}/status"), STRATEGIC, &change)) {
+                    return false;
+                }
                 if let Some((reason, message)) = happens.warning(pod) {
                     self.warn(pod, reason, &message);
                 }
+                true
             }
         }
     }
@@ -175,6 +199,11 @@ impl Shared {
         let path = format!("/api/v1/namespaces/{namespace}/events");
         let _ = self.api.try_ask("POST", &path, "application/json", &event);
     }
+}
+
+fn path_of(pod: &Value) -> String {
+    let [namespace, name] = ["namespace", "name"].map(|key| text(&pod["metadata"][key]));
+    format!("/api/v1/namespaces/{namespace}/pods/{name}")
 }
 
 /// The text of a value, nothing where it is none.

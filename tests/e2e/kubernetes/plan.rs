@@ -1,8 +1,13 @@
 //! `plan --to kubernetes`: what the real server says that a deploy would change.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
 use bowline_tests::cluster::api::MERGE;
-use bowline_tests::path;
 use bowline_tests::registry::Registry;
+use bowline_tests::{path, text};
 use serde_json::{Value, json};
 
 use super::images::{compiled, greeter, log_in};
@@ -159,4 +164,108 @@ fn where_an_environment_is_protected_what_a_plan_shows_comes_out_alone() {
     assert!(said.contains("serves: release 2"), "{said}");
     let said = who.does(&args("deploy"));
     assert!(said.contains("serves: release 2, nothing of it has changed"), "{said}");
+}
+
+/// The way to a registry, on which something happens just before a part of an image is sent.
+struct Relay {
+    port: u16,
+    meanwhile: Arc<Mutex<Option<Command>>>,
+}
+
+impl Relay {
+    fn to(registry: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let meanwhile = Arc::<Mutex<Option<Command>>>::default();
+        let happens = Arc::clone(&meanwhile);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let happens = Arc::clone(&happens);
+                let server = TcpStream::connect(("127.0.0.1", registry)).expect("the registry listens");
+                std::thread::spawn(move || pass(&client, &server, &happens));
+            }
+        });
+        Self { port, meanwhile }
+    }
+
+    /// Once.
+    fn before_it_is_sent(&self, command: Command) {
+        *self.meanwhile.lock().expect("unbroken") = Some(command);
+    }
+}
+
+fn pass(mut client: &TcpStream, mut server: &TcpStream, happens: &Mutex<Option<Command>>) {
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let _ = std::io::copy(&mut server, &mut client);
+            let _ = client.shutdown(Shutdown::Write);
+        });
+        let mut buffer = [0; 65536];
+        while let Some(length) = client.read(&mut buffer).ok().filter(|length| *length > 0) {
+            let part = &buffer[..length];
+            if part.starts_with(b"POST ")
+                && let Some(mut command) = happens.lock().expect("unbroken").take()
+            {
+                let done = command.output().expect("the binary runs");
+                assert!(done.status.success(), "{}", text(&done));
+            }
+            if server.write_all(part).is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(Shutdown::Write);
+    });
+}
+
+#[test]
+fn a_secret_that_is_set_while_images_are_pushed_is_not_what_was_approved() {
+    cluster().namespace("set-meanwhile", "restricted");
+    let (who, registry) = (Who::admin("set-meanwhile"), Registry::start());
+    let relay = Relay::to(registry.port());
+    let folder = greeter(&who.bowline, &format!("127.0.0.1:{}", relay.port));
+    let secret = "[env]\nTOKEN = { secret = \"token\" }\n[secret.token]\ngenerate = true\n";
+    edit(&folder, "[environment", &format!("{secret}[environment"));
+    let args = |verb| [verb, path(&folder), "--env", "production"];
+    let deployments = || {
+        let path = "/apis/apps/v1/namespaces/set-meanwhile/deployments";
+        cluster().admin.get(path).done()["items"].as_array().map_or(0, Vec::len)
+    };
+    // One that was to be made, and then one that somebody had set.
+    for (value, code) in [("one", "0"), ("two", "1")] {
+        std::fs::write(folder.join("main.c"), format!("int main(void) {{ return {code}; }}\n")).expect("a file");
+        let hash = who.json(&args("plan"))["hash"].as_str().expect("a hash").to_owned();
+        let file = who.bowline.folder("values").join(value);
+        std::fs::write(&file, value).expect("a file of the test");
+        let set = ["secret", "set", "greeter", "token", "--file", path(&file), "--env", "production"];
+        relay.before_it_is_sent(who.command(&set));
+        let said = who.fails(&[&args("deploy")[..], &["--plan", &hash]].concat(), 3);
+        let set =
+            "secret token of production/greeter was set, or removed, while images were pushed; nothing was applied";
+        assert!(said.contains(set), "{said}");
+        assert!(relay.meanwhile.lock().expect("unbroken").is_none(), "it was sent: {said}");
+        assert_eq!(deployments(), 0, "{said}");
+    }
+    let hash = who.json(&args("plan"))["hash"].as_str().expect("a hash").to_owned();
+    let said = who.does(&[&args("deploy")[..], &["--plan", &hash]].concat());
+    assert!(said.contains("serves: release 1"), "{said}");
+}
+
+/// What a deploy makes by itself was not there when it was planned: whoever is cut off after that goes on by the same plan.
+#[test]
+fn a_plan_holds_after_what_it_makes_was_made() {
+    cluster().namespace("made-once", "restricted");
+    let who = Who::admin("made-once");
+    let folder = example(&who.bowline, "hello");
+    let deploy = deploy(&folder, "hello", "1");
+    let hash = who.json(&plan(&deploy))["hash"].as_str().expect("a hash").to_owned();
+    who.does(&words(&deploy));
+    // As if it had never served.
+    let records = "/api/v1/namespaces/made-once/configmaps/bowline.production.hello.v1";
+    cluster().admin.ask("DELETE", records, "application/json", &Value::Null).done();
+    let index = cluster().admin.get("/api/v1/namespaces/made-once/secrets").done().to_string();
+    assert!(index.contains("hello-auth-token"), "it is made: {index}");
+    let again = who.json(&plan(&deploy));
+    assert_eq!(again["hash"], json!(hash), "{again}");
+    let planned: Vec<&str> = words(&deploy).into_iter().chain(["--plan", &hash]).collect();
+    assert!(who.does(&planned).contains("serves: release 1"));
 }
