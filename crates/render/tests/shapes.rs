@@ -327,6 +327,41 @@ fn routes_become_ingresses_with_what_nginx_reads() {
 
 #[test]
 fn stepped_releases_are_rollouts_of_argo() {
+#[test]
+fn a_path_that_is_an_expression_leaves_its_neighbours_their_segments() {
+    let route =
+        |name: &str, hosts: &str, rest: &str| format!("[route.{name}]\nto = \"web\"\nhosts = [{hosts}]\n{rest}\n");
+    let toml = [
+        "[service.web]\nrun = \"a\"\n".to_owned(),
+        route("all", "\"a.example.com\"", "auth = { basic = { secret = \"s\" } }"),
+        route("pub", "\"a.example.com\", \"b.example.com\"", "path = \"/pub\""),
+        route("api", "\"a.example.com\"", "path = \"/api\"\nstrip = true"),
+        // By a host of `pub`, which is an expression with all of its hosts.
+        route("far", "\"b.example.com\"", "path = \"/far\""),
+        route("apart", "\"c.example.com\"", "path = \"/apart\""),
+        "[environment.production]\nkubernetes = { ingress_class = \"nginx\" }\n".to_owned(),
+    ]
+    .concat();
+    let regex = "/metadata/annotations/nginx.ingress.kubernetes.io~1use-regex";
+    let rewritten = "/metadata/annotations/nginx.ingress.kubernetes.io~1rewrite-target";
+    let (path, kind) = ("/spec/rules/0/http/paths/0/path", "/spec/rules/0/http/paths/0/pathType");
+    let expression = |name: &str, target: Value| {
+        let written = json!(format!("/{name}(/|$)(.*)"));
+        let expected =
+            [(path, written), (kind, json!("ImplementationSpecific")), (regex, json!("true")), (rewritten, target)];
+        check(&toml, &[Api::IngressNginx], &format!("Ingress/shop-{name}"), &expected);
+    };
+    expression("api", json!("/$2"));
+    expression("pub", Value::Null);
+    expression("far", Value::Null);
+    let plain = |name: &str, written: &str| {
+        let expected = [(path, json!(written)), (kind, json!("Prefix")), (regex, Value::Null)];
+        check(&toml, &[Api::IngressNginx], &format!("Ingress/shop-{name}"), &expected);
+    };
+    plain("all", "/");
+    plain("apart", "/apart");
+}
+
     let cluster = "[environment.production]\nkubernetes = { ingress_class = \"nginx\", rollouts = \"argo\" }\n";
     let way = |strategy: &str| {
         format!("{ROUTE}[service.worker]\nrun = \"b\"\n[rollout]\nstrategy = \"{strategy}\"\n{cluster}").replace(

@@ -17,8 +17,8 @@ use self::template::{ITEM, ITEM_CERTIFICATE, NAMESPACE, Template, literal};
 use self::values::Values;
 use crate::file::File;
 use crate::input::Input;
-use crate::kubernetes::{Ctx, Refused, kubernetes};
-use crate::kustomize::stem;
+use crate::kubernetes::{Ctx, Edge, Refused, expressions, kubernetes};
+use crate::kustomize::{free, stem};
 use crate::need::Need;
 use crate::object::Object;
 use crate::unsupported::unsupported;
@@ -147,7 +147,7 @@ impl Templates<'_> {
             "StatefulSet" => self.database(component, &mut template),
             "Cluster" => self.operated(component, &mut template),
             "PersistentVolumeClaim" => self.claim(component, &mut template),
-            "Ingress" => self.ingress(object, &mut template),
+            "Ingress" => return self.ingress(object, &mut template),
             "HTTPRoute" => self.http_route(object, &mut template),
             "Certificate" => return self.certificates(&mut template),
             "ReferenceGrant" => self.grant(&mut template),
@@ -325,8 +325,8 @@ impl Templates<'_> {
         self.values.ask(&["routes", name, "hosts"], &json!(hosts), &schema)
     }
 
-    fn ingress(&mut self, object: &Object, template: &mut Template) {
-        let Some((name, route)) = self.route(object) else { return };
+    fn ingress(&mut self, object: &Object, template: &mut Template) -> String {
+        let Some((name, route)) = self.route(object) else { return template.text() };
         let hosts = self.hosts(&name, &route);
         if let Some(mut rule) = template.at("/spec/rules/0").cloned() {
             rule["host"] = json!(ITEM.0);
@@ -341,6 +341,29 @@ impl Templates<'_> {
 
     fn http_route(&mut self, object: &Object, template: &mut Template) {
         let Some((name, route)) = self.route(object) else { return };
+        format!("{}{}", self.apart(&name, &route), template.text())
+    }
+
+    /// Of a plain path: its hosts are none of a path that is a regular expression, which would make one of it ([`expressions`]).
+    fn apart(&mut self, name: &str, route: &Route) -> String {
+        let ctx = &self.ctx;
+        let by_nginx = matches!(Edge::of(ctx.input), Edge::Ingress { nginx: true, .. });
+        let expressions: BTreeSet<String> = expressions(ctx).into_iter().map(ToString::to_string).collect();
+        if !by_nginx || expressions.is_empty() || expressions.contains(name) || route.path.as_str() == "/" {
+            return String::new();
+        }
+        let others: Vec<(String, Route)> = expressions
+            .into_iter()
+            .filter_map(|one| Some((one.clone(), ctx.app.routes.get(one.as_str())?.clone())))
+            .collect();
+        let others: Vec<String> = others.iter().map(|(name, route)| self.hosts(name, route)).collect();
+        let (hosts, others) = (self.hosts(name, route), others.join(" "));
+        let why = format!(
+            "%s has a path of a regular expression, which that of route {name} would be there: give them hosts of their own"
+        );
+        format!(
+            "{{{{- range {hosts} }}}}{{{{- if has . (concat {others}) }}}}{{{{- fail (printf {why:?} .) }}}}{{{{- end }}}}{{{{- end -}}}}\n"
+        )
         let hosts = self.hosts(&name, &route);
         template.block("/spec/hostnames", hosts);
         self.text(&["gateway", "name"], "/spec/parentRefs/0/name", template);
