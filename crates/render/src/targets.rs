@@ -123,7 +123,11 @@ pub const KEYS: &[Key] = &[
     ),
     yes("job", "run", "`command`"),
     yes("job", "build_of", "whose image, volumes, limits and account it has"),
-    yes("job", "schedule", "`schedule` in UTC, `Forbid`, made up within an hour; without it suspended"),
+    partly(
+        "job",
+        "schedule",
+        "`schedule` in UTC, `Forbid`, made up within an hour; without it suspended. Not days that are both, as of `*/2 * mon`: a CronJob takes either",
+    ),
     yes("job", "timeout", "`activeDeadlineSeconds`; never repeated"),
     yes("job", "env", "as `env`"),
     yes(

@@ -14,7 +14,7 @@ use bowline_core::resource::ResourceId;
 
 use crate::input::{Api, Input};
 use crate::kubernetes::{
-    Ctx, Edge, Seen, Url, address_refused, backend, beside, certificate, is_held_alone, is_named, is_shared,
+    Ctx, Edge, Seen, Url, address_refused, backend, beside, certificate, is_held_alone, is_named, is_shared, written,
 };
 
 /// All keys of an app that a cluster of this kind does not carry, by path.
@@ -55,6 +55,8 @@ const NO_REDIRECT: &str = "an Ingress carries no redirect that keeps the path of
 const SHARED: &str = "several pods have it, so that its storage must be ReadWriteMany, which a cluster's default seldom is: say a class that is by \
                       `kubernetes.storage_class`, or let one pod alone have it (`services`, `scale = 1`)";
 const TAKEN: &str = "an object of it would be called as that of another table: give one of them another name";
+const BOTH_DAYS: &str =
+    "a CronJob runs on either of two days, and this is both: say one of them as `*`, and let the job look at the other";
 const STORE: &str =
     "a cluster reads it by the External Secrets Operator: `--api external-secrets`, and `kubernetes.secret_store`";
 /// Kubernetes takes a ConfigMap of at most 1 MiB, the rest of the object included.
@@ -99,7 +101,9 @@ impl Found<'_, '_> {
             self.variables(&format!("service.{name}.env"), name, &service.env);
         }
         for (name, job) in jobs {
-            let Job { run: _, build_of: _, schedule: _, env, timeout: _ } = job;
+            let Job { run: _, build_of: _, schedule, env, timeout: _ } = job;
+            let both = schedule.as_ref().is_some_and(|schedule| written(schedule).is_none());
+            self.add(both, format!("job.{name}.schedule"), BOTH_DAYS);
             let home = self.ctx.home_of(name);
             let why = "nothing says in which build it runs: say `build_of`";
             self.add(home.is_none(), format!("job.{name}"), why);
