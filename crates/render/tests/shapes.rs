@@ -207,7 +207,7 @@ fn databases_are_closed_and_reached_by_their_names() {
 #[test]
 fn jobs_never_overlap_and_are_never_repeated() {
     let toml = "[service.web]\nrun = \"a\"\n[job.clean]\nrun = \"bin/clean -v\"\nschedule = \"0 3 * * 6-7\"\ntimeout = \"10m\"\n\
-                [job.now]\nrun = \"echo \\\"$X\\\"\"\n[release]\nbefore = \"bin/migrate\"\n";
+                [job.now]\nrun = \"echo \\\"$X\\\"\"\n[job.date]\nrun = \"echo $(date) $$\"\n[release]\nbefore = \"bin/migrate\"\n";
     let run = "/spec/jobTemplate/spec/template/spec/containers/0/command";
     check(
         toml,
@@ -228,6 +228,8 @@ fn jobs_never_overlap_and_are_never_repeated() {
         "CronJob/shop-now",
         &[("/spec/suspend", json!(true)), (run, json!(["/bin/sh", "-c", "echo \"$X\""]))],
     );
+    // Of the shell, and of no kubelet.
+    check(toml, &[], "CronJob/shop-date", &[(run, json!(["/bin/sh", "-c", "echo $$(date) $$$"]))]);
     let name =
         |toml: &str| rendered(toml, &[]).objects.iter().find(|one| one.id.kind == "Job").unwrap().id.name.clone();
     assert_eq!(name(toml), name(toml));

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::config::{self, Given};
-use super::{Ctx, SECRET_KEY, label, storage};
+use super::{Ctx, SECRET_KEY, label, run, storage};
 use crate::object::Out;
 
 /// The user of images that Bowline builds.
@@ -48,7 +48,7 @@ pub(super) fn of(ctx: &Ctx<'_>, wanted: Wanted<'_>, out: &mut Out) -> PodTemplat
     let container = Container {
         name: label(component),
         image: ctx.image(name),
-        command,
+        command: command.map(run::literal),
         env: Some(env).filter(|env| !env.is_empty()),
         env_from,
         resources: Some(resources(service.limits)),
