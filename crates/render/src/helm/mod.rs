@@ -125,7 +125,7 @@ impl Templates<'_> {
             if known && object.id.kind == "Certificate" {
                 continue;
             }
-            let path = if known { format!("templates/{stem}-{}.yaml", object.id.group) } else { path };
+            let path = free(&files, &stem);
             files.push(File::new(path, self.template(object)));
         }
         files
