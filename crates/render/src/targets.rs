@@ -90,7 +90,7 @@ pub const KEYS: &[Key] = &[
     partly(
         "service",
         "writable",
-        "emptyDir of 2Gi at `/app/PATH`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
+        "emptyDir of 2Gi at `/app/PATH`, without `:`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
     ),
     yes("service", "metrics", "annotations `prometheus.io/…`; with `--api prometheus` a ServiceMonitor"),
     yes("service", "cage", "always as Pod Security `restricted` asks"),
@@ -155,7 +155,7 @@ pub const KEYS: &[Key] = &[
         "services",
         "whose pods mount it: one pod ReadWriteOnce and `Recreate`; more ReadWriteMany, with `kubernetes.storage_class`, else refused",
     ),
-    yes("volume", "path", "`mountPath`; without it `/volumes/NAME`"),
+    partly("volume", "path", "`mountPath`, without `:`; unsaid `/volumes/NAME`"),
     yes("volume", "size", "storage asked for; without it 1Gi, noted"),
     no("volume", "backup", "backups are not made yet"),
     partly(

@@ -59,6 +59,8 @@ const BOTH_DAYS: &str =
     "a CronJob runs on either of two days, and this is both: say one of them as `*`, and let the job look at the other";
 const STORE: &str =
     "a cluster reads it by the External Secrets Operator: `--api external-secrets`, and `kubernetes.secret_store`";
+/// Kubernetes takes no such path, and Compose reads what follows as options.
+pub(crate) const PARTED: &str = "a container has nothing mounted at a path with `:` in it: give it another";
 /// Kubernetes takes a ConfigMap of at most 1 MiB, the rest of the object included.
 const MAX_SCRIPT: usize = 1_000_000;
 
@@ -122,7 +124,8 @@ impl Found<'_, '_> {
             self.backup(&format!("redis.{name}"), *backup);
         }
         for (name, volume) in volumes {
-            let Volume { services: _, path: _, size: _, backup } = volume;
+            let Volume { services: _, path, size: _, backup } = volume;
+            self.add(path.as_ref().is_some_and(is_parted), format!("volume.{name}.path"), PARTED);
             let shared = is_shared(self.ctx, name) && self.ctx.settings().storage_class.is_none();
             self.add(shared, format!("volume.{name}"), SHARED);
             self.backup(&format!("volume.{name}"), *backup);
@@ -265,6 +268,7 @@ impl Found<'_, '_> {
                 self.add(!writable.is_empty(), format!("{path}.writable"), why);
             }
         }
+        self.add(writable.iter().any(is_parted), format!("{path}.writable"), PARTED);
         if let Some(HttpCheck { path: _, probe: Probe { interval: _, idle_interval: _, timeout: _, grace } }) = alive {
             let other = *grace != Probe::default().grace;
             self.add(
@@ -471,6 +475,10 @@ impl Found<'_, '_> {
             first.entry(name).or_insert(path);
         }
     }
+}
+
+pub(crate) fn is_parted(path: &String) -> bool {
+    path.contains(':')
 }
 
 /// Why a variable cannot be told, wherever the app runs but beside a daemon.
