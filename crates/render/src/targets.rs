@@ -221,7 +221,11 @@ pub const KEYS: &[Key] = &[
     ),
     partly("rollout", "steps", "`setWeight` and `pause` of the Rollout"),
     no("rollout", "abort", "nothing in a cluster judges a release by its requests"),
-    partly("rollout", "watch", "its default alone: nothing in a cluster judges a release by its requests"),
+    partly(
+        "rollout",
+        "watch",
+        "`0s` or its default, of which neither is watched: nothing in a cluster judges a release by its requests",
+    ),
     partly(
         "slo",
         "availability",
@@ -230,7 +234,7 @@ pub const KEYS: &[Key] = &[
     no("slo", "latency", "not watched yet"),
     no("slo", "notify", "the cluster's Alertmanager says whom"),
     yes("image", "push", "where `deploy` pushes what it builds; rendering pushes nothing"),
-    yes("image", "login", "`imagePullSecrets`: a Secret that must be there"),
+    yes("image", "login", "`imagePullSecrets`, of databases, too: a Secret that must be there"),
     no("logs", "to", "the cluster collects logs"),
     yes("environment", "protected", "a guard of whoever deploys"),
     yes("environment", "id", "a guard of whoever deploys"),
@@ -249,7 +253,7 @@ pub const KEYS: &[Key] = &[
         "GKE's classes `gce` and `gce-internal`: the annotation with the name of a reserved address. Else the command that sets it on the Gateway or the controller's Service, which others keep",
     ),
     yes("kubernetes", "storage_class", "`storageClassName`"),
-    partly("kubernetes", "node_pool", "`nodeSelector` and a toleration; a label of nodes"),
+    partly("kubernetes", "node_pool", "`nodeSelector` and a toleration, of databases, too; a label of nodes"),
     yes(
         "kubernetes",
         "rollouts",

@@ -170,7 +170,7 @@ impl Found<'_, '_> {
         self.add(argo && stepped && held, "rollout.strategy", ONE_DISK);
         self.add(!abort.is_empty(), "rollout.abort", JUDGED);
         // Of a canary it is there without being said.
-        self.add(!watch.is_zero() && !stepped, "rollout.watch", JUDGED);
+        self.add(!watch.is_zero() && *watch != strategy.watch(), "rollout.watch", JUDGED);
         let Some(Slo { availability, latency, notify }) = slo else { return };
         let seen = self.ctx.has(Api::Prometheus) && Seen::of(self.ctx).is_some();
         let why = "it is watched by the Prometheus Operator over requests of a route with hosts: `--api prometheus`, and `--api ingress-nginx` \

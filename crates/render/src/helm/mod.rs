@@ -285,6 +285,11 @@ impl Templates<'_> {
             let Some(value) = template.at(pointer).cloned() else { continue };
             let value = self.values.ask(&["databases", component, word], &value, &text);
             template.scalar(pointer, format!("{value} | quote"));
+        if let Some(resources) = template.at("/spec/resources").cloned() {
+            let object = json!({ "type": "object" });
+            let resources = self.values.ask(&["databases", component, "resources"], &resources, &object);
+            template.block("/spec/resources", resources);
+        }
         }
         self.class("/spec/storage/storageClass", template);
     }
