@@ -133,7 +133,7 @@ pub const KEYS: &[Key] = &[
     yes(
         "release",
         "before",
-        "Job, named by the hash of all that it is, which waits for the databases; a note says how to wait for it. Not in a chart",
+        "Job, named by the hash of all that it is, which waits for the databases; a note says how to wait for it. What is the same as before an earlier release is not run again. Not in a chart",
     ),
     no("release", "snapshot", "no snapshot is taken in a cluster"),
     yes(

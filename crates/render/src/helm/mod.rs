@@ -36,8 +36,8 @@ pub struct Chart {
 /// The oldest that knows all that is rendered: a sleep before TERM.
 const KUBERNETES: &str = ">=1.30.0-0";
 
-const NO_ORDER: &str = "Helm starts workloads without waiting for a job before them: `bowline render kubernetes`, applied in its order or by Argo CD; or \
-                        take it out for this environment";
+const NO_ORDER: &str = "at a first installation a hook of Helm runs before the variables, the account and the database that it needs are there: \
+                        `bowline render kubernetes`, applied in its order or by Argo CD; or take it out for this environment";
 
 const HEAD: &str =
     "# What an installation may say otherwise. With these, the chart is what `bowline render kubernetes` prints.\n";
@@ -120,9 +120,8 @@ impl Templates<'_> {
             if object.id.kind == "Certificate" {
                 "certificates".clone_into(&mut stem);
             }
-            let path = format!("templates/{stem}.yaml");
-            let known = files.iter().any(|file| file.path == path);
-            if known && object.id.kind == "Certificate" {
+            let stem = format!("templates/{stem}");
+            if object.id.kind == "Certificate" && files.iter().any(|file| file.path == format!("{stem}.yaml")) {
                 continue;
             }
             let path = free(&files, &stem);
@@ -285,11 +284,11 @@ impl Templates<'_> {
             let Some(value) = template.at(pointer).cloned() else { continue };
             let value = self.values.ask(&["databases", component, word], &value, &text);
             template.scalar(pointer, format!("{value} | quote"));
+        }
         if let Some(resources) = template.at("/spec/resources").cloned() {
             let object = json!({ "type": "object" });
             let resources = self.values.ask(&["databases", component, "resources"], &resources, &object);
             template.block("/spec/resources", resources);
-        }
         }
         self.class("/spec/storage/storageClass", template);
     }
@@ -342,10 +341,6 @@ impl Templates<'_> {
             template.each("/spec/tls", hosts, item);
         }
         self.text(&["ingress", "className"], "/spec/ingressClassName", template);
-    }
-
-    fn http_route(&mut self, object: &Object, template: &mut Template) {
-        let Some((name, route)) = self.route(object) else { return };
         format!("{}{}", self.apart(&name, &route), template.text())
     }
 
@@ -369,6 +364,10 @@ impl Templates<'_> {
         format!(
             "{{{{- range {hosts} }}}}{{{{- if has . (concat {others}) }}}}{{{{- fail (printf {why:?} .) }}}}{{{{- end }}}}{{{{- end -}}}}\n"
         )
+    }
+
+    fn http_route(&mut self, object: &Object, template: &mut Template) {
+        let Some((name, route)) = self.route(object) else { return };
         let hosts = self.hosts(&name, &route);
         template.block("/spec/hostnames", hosts);
         self.text(&["gateway", "name"], "/spec/parentRefs/0/name", template);
