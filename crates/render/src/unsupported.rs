@@ -125,7 +125,7 @@ impl Found<'_, '_> {
         }
         for (name, volume) in volumes {
             let Volume { services: _, path, size: _, backup } = volume;
-            self.add(path.as_ref().is_some_and(is_parted), format!("volume.{name}.path"), PARTED);
+            self.add(path.as_deref().is_some_and(is_parted), format!("volume.{name}.path"), PARTED);
             let shared = is_shared(self.ctx, name) && self.ctx.settings().storage_class.is_none();
             self.add(shared, format!("volume.{name}"), SHARED);
             self.backup(&format!("volume.{name}"), *backup);
@@ -268,7 +268,7 @@ impl Found<'_, '_> {
                 self.add(!writable.is_empty(), format!("{path}.writable"), why);
             }
         }
-        self.add(writable.iter().any(is_parted), format!("{path}.writable"), PARTED);
+        self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
         if let Some(HttpCheck { path: _, probe: Probe { interval: _, idle_interval: _, timeout: _, grace } }) = alive {
             let other = *grace != Probe::default().grace;
             self.add(
@@ -477,7 +477,7 @@ impl Found<'_, '_> {
     }
 }
 
-pub(crate) fn is_parted(path: &String) -> bool {
+pub(crate) fn is_parted(path: &str) -> bool {
     path.contains(':')
 }
 

@@ -607,8 +607,8 @@ fn what_the_edge_alone_asks_is_said() {
     let shut = "allow = [\"10.0.0.0/8\"]\nauth = { basic = { secret = \"s\" } }\nlimit = { rate = \"5/s\" }\n\
                 [route.shut]\nhosts = [\"a.example.com\"]\npath = \"/x\"\ndeny = true\n";
     let note = said(shut).unwrap();
-    let start = "the edge alone minds `allow`, `auth`, `limit` of route.main; `deny` of route.shut: a pod";
-    assert!(note.starts_with(start) && note.contains("since NetworkPolicy/shop-web lets all"), "{note}");
+    let start = "the edge alone minds `allow`, `auth`, `limit` of route.main; `deny` of route.shut: pods";
+    assert!(note.starts_with(start) && note.contains("since NetworkPolicy/shop-web lets them"), "{note}");
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Found<'_> {
             self.backup(&format!("redis.{name}"), *backup);
         }
         for (name, Volume { services: _, path, size, backup }) in volumes {
-            self.add(path.as_ref().is_some_and(is_parted), format!("volume.{name}.path"), PARTED);
+            self.add(path.as_deref().is_some_and(is_parted), format!("volume.{name}.path"), PARTED);
             self.backup(&format!("volume.{name}"), *backup);
             let why = "volumes of Docker have no size: take it out for this environment";
             self.add(size.is_some(), format!("volume.{name}.size"), why);
@@ -167,7 +167,7 @@ impl Found<'_> {
                 self.add(!writable.is_empty(), format!("{path}.writable"), why);
             }
         }
-        self.add(writable.iter().any(is_parted), format!("{path}.writable"), PARTED);
+        self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
         let Scale { min, max, cpu, in_flight } = *scale;
         self.add(min != max || cpu.is_some() || in_flight.is_some(), format!("{path}.scale"), ONE_NUMBER);
     }

@@ -45,9 +45,9 @@ fn passed(ctx: &Ctx<'_>, out: &mut Out) {
     let policies: Vec<String> =
         ctx.routed.iter().map(|name| format!("NetworkPolicy/{}", ctx.named(&[name.as_str()]))).collect();
     out.note(format!(
-        "the edge alone minds {}: a pod of the cluster that asks a service by its own name passes it, since {} lets all of them in, as it is not known \
-         here where the edge's proxies run; where others share the cluster, say the namespace of those as `from` there, or (with `deploy`, which sets \
-         that field) let a policy of the whole cluster admit it alone",
+        "the edge alone minds {}: pods of the cluster that ask a service by its own name pass it, since {} lets them in, as it is not known here where \
+         the edge's proxies run; where others share the cluster, name as `from` there who may (the proxies, the app, who scrapes), or with `deploy`, \
+         which sets that field, admit them alone by a policy of the whole cluster",
         guarded.join("; "),
         policies.join(", "),
     ));
