@@ -31,9 +31,9 @@ pub(crate) fn join(parts: &[&str], most: usize) -> String {
     }
 }
 
-/// The parts, and a hash of what the object holds: another content is another object.
+/// The parts, and a hash of what the object holds: another content is another object. Two that hold the same are told apart by their parts.
 pub(crate) fn hashed(parts: &[&str], hash: &str) -> String {
-    with(&parts.join("-"), hash, LABEL)
+    format!("{}-{hash}", join(parts, LABEL - DIGITS - 1))
 }
 
 fn with(whole: &str, hash: &str, most: usize) -> String {
@@ -71,5 +71,14 @@ mod tests {
         assert_eq!(cut.len(), LABEL);
         assert!(join(&[&long, &long], CONTROLLED).len() <= CONTROLLED);
         assert_eq!(hashed(&["hello", "web"], "0123456789"), "hello-web-0123456789");
+    }
+
+    #[test]
+    fn what_is_cut_is_told_apart_whatever_it_holds() {
+        let long = "a".repeat(60);
+        let name = |last: &str| hashed(&[&long, last], "0123456789");
+        assert_ne!(name("one"), name("two"));
+        assert_eq!(name("one").len(), LABEL);
+        assert!(name("one").ends_with("-0123456789"));
     }
 }

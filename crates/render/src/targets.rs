@@ -90,7 +90,7 @@ pub const KEYS: &[Key] = &[
     partly(
         "service",
         "writable",
-        "emptyDir of 2Gi at `/app/PATH`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
+        "emptyDir of 2Gi at `/app/PATH`, without `:`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
     ),
     yes("service", "metrics", "annotations `prometheus.io/…`; with `--api prometheus` a ServiceMonitor"),
     yes("service", "cage", "always as Pod Security `restricted` asks"),
@@ -123,13 +123,17 @@ pub const KEYS: &[Key] = &[
     ),
     yes("job", "run", "`command`"),
     yes("job", "build_of", "whose image, volumes, limits and account it has"),
-    yes("job", "schedule", "`schedule` in UTC, `Forbid`, made up within an hour; without it suspended"),
+    partly(
+        "job",
+        "schedule",
+        "`schedule` in UTC, `Forbid`, made up within an hour; without it suspended. Not days that are both, as of `*/2 * mon`: a CronJob takes either",
+    ),
     yes("job", "timeout", "`activeDeadlineSeconds`; never repeated"),
     yes("job", "env", "as `env`"),
     yes(
         "release",
         "before",
-        "Job, named by the hash of all that it is, which waits for the databases; a note says how to wait for it. Not in a chart",
+        "Job, named by the hash of all that it is, which waits for the databases; a note says how to wait for it. What is the same as before an earlier release is not run again. Not in a chart",
     ),
     no("release", "snapshot", "no snapshot is taken in a cluster"),
     yes(
@@ -151,7 +155,7 @@ pub const KEYS: &[Key] = &[
         "services",
         "whose pods mount it: one pod ReadWriteOnce and `Recreate`; more ReadWriteMany, with `kubernetes.storage_class`, else refused",
     ),
-    yes("volume", "path", "`mountPath`; without it `/volumes/NAME`"),
+    partly("volume", "path", "`mountPath`, without `:`; unsaid `/volumes/NAME`"),
     yes("volume", "size", "storage asked for; without it 1Gi, noted"),
     no("volume", "backup", "backups are not made yet"),
     partly(
@@ -217,7 +221,11 @@ pub const KEYS: &[Key] = &[
     ),
     partly("rollout", "steps", "`setWeight` and `pause` of the Rollout"),
     no("rollout", "abort", "nothing in a cluster judges a release by its requests"),
-    partly("rollout", "watch", "its default alone: nothing in a cluster judges a release by its requests"),
+    partly(
+        "rollout",
+        "watch",
+        "`0s` or its default, of which neither is watched: nothing in a cluster judges a release by its requests",
+    ),
     partly(
         "slo",
         "availability",
@@ -226,7 +234,7 @@ pub const KEYS: &[Key] = &[
     no("slo", "latency", "not watched yet"),
     no("slo", "notify", "the cluster's Alertmanager says whom"),
     yes("image", "push", "where `deploy` pushes what it builds; rendering pushes nothing"),
-    yes("image", "login", "`imagePullSecrets`: a Secret that must be there"),
+    yes("image", "login", "`imagePullSecrets`, of databases, too: a Secret that must be there"),
     no("logs", "to", "the cluster collects logs"),
     yes("environment", "protected", "a guard of whoever deploys"),
     yes("environment", "id", "a guard of whoever deploys"),
@@ -245,7 +253,7 @@ pub const KEYS: &[Key] = &[
         "GKE's classes `gce` and `gce-internal`: the annotation with the name of a reserved address. Else the command that sets it on the Gateway or the controller's Service, which others keep",
     ),
     yes("kubernetes", "storage_class", "`storageClassName`"),
-    partly("kubernetes", "node_pool", "`nodeSelector` and a toleration; a label of nodes"),
+    partly("kubernetes", "node_pool", "`nodeSelector` and a toleration, of databases, too; a label of nodes"),
     yes(
         "kubernetes",
         "rollouts",

@@ -14,7 +14,7 @@ use bowline_core::resource::ResourceId;
 
 use crate::input::{Api, Input};
 use crate::kubernetes::{
-    Ctx, Edge, Seen, Url, address_refused, backend, beside, certificate, is_held_alone, is_named, is_shared,
+    Ctx, Edge, Seen, Url, address_refused, backend, beside, certificate, is_held_alone, is_named, is_shared, written,
 };
 
 /// All keys of an app that a cluster of this kind does not carry, by path.
@@ -55,8 +55,12 @@ const NO_REDIRECT: &str = "an Ingress carries no redirect that keeps the path of
 const SHARED: &str = "several pods have it, so that its storage must be ReadWriteMany, which a cluster's default seldom is: say a class that is by \
                       `kubernetes.storage_class`, or let one pod alone have it (`services`, `scale = 1`)";
 const TAKEN: &str = "an object of it would be called as that of another table: give one of them another name";
+const BOTH_DAYS: &str =
+    "a CronJob runs on either of two days, and this is both: say one of them as `*`, and let the job look at the other";
 const STORE: &str =
     "a cluster reads it by the External Secrets Operator: `--api external-secrets`, and `kubernetes.secret_store`";
+/// Kubernetes takes no such path, and Compose reads what follows as options.
+pub(crate) const PARTED: &str = "a container has nothing mounted at a path with `:` in it: give it another";
 /// Kubernetes takes a ConfigMap of at most 1 MiB, the rest of the object included.
 const MAX_SCRIPT: usize = 1_000_000;
 
@@ -99,7 +103,9 @@ impl Found<'_, '_> {
             self.variables(&format!("service.{name}.env"), name, &service.env);
         }
         for (name, job) in jobs {
-            let Job { run: _, build_of: _, schedule: _, env, timeout: _ } = job;
+            let Job { run: _, build_of: _, schedule, env, timeout: _ } = job;
+            let both = schedule.as_ref().is_some_and(|schedule| written(schedule).is_none());
+            self.add(both, format!("job.{name}.schedule"), BOTH_DAYS);
             let home = self.ctx.home_of(name);
             let why = "nothing says in which build it runs: say `build_of`";
             self.add(home.is_none(), format!("job.{name}"), why);
@@ -118,7 +124,8 @@ impl Found<'_, '_> {
             self.backup(&format!("redis.{name}"), *backup);
         }
         for (name, volume) in volumes {
-            let Volume { services: _, path: _, size: _, backup } = volume;
+            let Volume { services: _, path, size: _, backup } = volume;
+            self.add(path.as_deref().is_some_and(is_parted), format!("volume.{name}.path"), PARTED);
             let shared = is_shared(self.ctx, name) && self.ctx.settings().storage_class.is_none();
             self.add(shared, format!("volume.{name}"), SHARED);
             self.backup(&format!("volume.{name}"), *backup);
@@ -163,7 +170,7 @@ impl Found<'_, '_> {
         self.add(argo && stepped && held, "rollout.strategy", ONE_DISK);
         self.add(!abort.is_empty(), "rollout.abort", JUDGED);
         // Of a canary it is there without being said.
-        self.add(!watch.is_zero() && !stepped, "rollout.watch", JUDGED);
+        self.add(!watch.is_zero() && *watch != strategy.watch(), "rollout.watch", JUDGED);
         let Some(Slo { availability, latency, notify }) = slo else { return };
         let seen = self.ctx.has(Api::Prometheus) && Seen::of(self.ctx).is_some();
         let why = "it is watched by the Prometheus Operator over requests of a route with hosts: `--api prometheus`, and `--api ingress-nginx` \
@@ -261,6 +268,7 @@ impl Found<'_, '_> {
                 self.add(!writable.is_empty(), format!("{path}.writable"), why);
             }
         }
+        self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
         if let Some(HttpCheck { path: _, probe: Probe { interval: _, idle_interval: _, timeout: _, grace } }) = alive {
             let other = *grace != Probe::default().grace;
             self.add(
@@ -467,6 +475,10 @@ impl Found<'_, '_> {
             first.entry(name).or_insert(path);
         }
     }
+}
+
+pub(crate) fn is_parted(path: &str) -> bool {
+    path.contains(':')
 }
 
 /// Why a variable cannot be told, wherever the app runs but beside a daemon.

@@ -130,6 +130,18 @@ fn what_is_called_noted_is_noted() {
 }
 
 #[test]
+fn a_path_is_told_as_it_is_or_refused() {
+    let project = composed(&format!("{WEB}[volume.a]\npath = \"/a$HOME\"\n")).unwrap();
+    let web = &project.body["services"]["web"];
+    assert_eq!(
+        (&web["environment"]["BOWLINE_VOLUME_A"], &web["volumes"][0]["target"]),
+        (&"/a$$HOME".into(), &"/a$$HOME".into())
+    );
+    let parted = format!("{WEB}writable = [\"a:b\"]\n[volume.v]\npath = \"/c:d\"\n");
+    assert_eq!(refused(&parted), ["service.web.writable", "volume.v.path"]);
+}
+
+#[test]
 fn what_an_open_port_does_not_ask_is_said() {
     let open = "[service.web]\nrun = \"x\"\n[route.main]\nto = \"web\"\n";
     assert_eq!(composed(open).unwrap().notes, [""; 0]);

@@ -207,7 +207,7 @@ fn databases_are_closed_and_reached_by_their_names() {
 #[test]
 fn jobs_never_overlap_and_are_never_repeated() {
     let toml = "[service.web]\nrun = \"a\"\n[job.clean]\nrun = \"bin/clean -v\"\nschedule = \"0 3 * * 6-7\"\ntimeout = \"10m\"\n\
-                [job.now]\nrun = \"echo \\\"$X\\\"\"\n[release]\nbefore = \"bin/migrate\"\n";
+                [job.now]\nrun = \"echo \\\"$X\\\"\"\n[job.date]\nrun = \"echo $(date) $$\"\n[release]\nbefore = \"bin/migrate\"\n";
     let run = "/spec/jobTemplate/spec/template/spec/containers/0/command";
     check(
         toml,
@@ -228,6 +228,8 @@ fn jobs_never_overlap_and_are_never_repeated() {
         "CronJob/shop-now",
         &[("/spec/suspend", json!(true)), (run, json!(["/bin/sh", "-c", "echo \"$X\""]))],
     );
+    // Of the shell, and of no kubelet.
+    check(toml, &[], "CronJob/shop-date", &[(run, json!(["/bin/sh", "-c", "echo $$(date) $$$"]))]);
     let name =
         |toml: &str| rendered(toml, &[]).objects.iter().find(|one| one.id.kind == "Job").unwrap().id.name.clone();
     assert_eq!(name(toml), name(toml));
@@ -323,6 +325,41 @@ fn routes_become_ingresses_with_what_nginx_reads() {
         "Ingress/shop-shut",
         &[(&nginx("denylist-source-range"), json!("0.0.0.0/0,::/0"))],
     );
+}
+
+#[test]
+fn a_path_that_is_an_expression_leaves_its_neighbours_their_segments() {
+    let route =
+        |name: &str, hosts: &str, rest: &str| format!("[route.{name}]\nto = \"web\"\nhosts = [{hosts}]\n{rest}\n");
+    let toml = [
+        "[service.web]\nrun = \"a\"\n".to_owned(),
+        route("all", "\"a.example.com\"", "auth = { basic = { secret = \"s\" } }"),
+        route("pub", "\"a.example.com\", \"b.example.com\"", "path = \"/pub\""),
+        route("api", "\"a.example.com\"", "path = \"/api\"\nstrip = true"),
+        // By a host of `pub`, which is an expression with all of its hosts.
+        route("far", "\"b.example.com\"", "path = \"/far\""),
+        route("apart", "\"c.example.com\"", "path = \"/apart\""),
+        "[environment.production]\nkubernetes = { ingress_class = \"nginx\" }\n".to_owned(),
+    ]
+    .concat();
+    let regex = "/metadata/annotations/nginx.ingress.kubernetes.io~1use-regex";
+    let rewritten = "/metadata/annotations/nginx.ingress.kubernetes.io~1rewrite-target";
+    let (path, kind) = ("/spec/rules/0/http/paths/0/path", "/spec/rules/0/http/paths/0/pathType");
+    let expression = |name: &str, target: Value| {
+        let written = json!(format!("/{name}(/|$)(.*)"));
+        let expected =
+            [(path, written), (kind, json!("ImplementationSpecific")), (regex, json!("true")), (rewritten, target)];
+        check(&toml, &[Api::IngressNginx], &format!("Ingress/shop-{name}"), &expected);
+    };
+    expression("api", json!("/$2"));
+    expression("pub", Value::Null);
+    expression("far", Value::Null);
+    let plain = |name: &str, written: &str| {
+        let expected = [(path, json!(written)), (kind, json!("Prefix")), (regex, Value::Null)];
+        check(&toml, &[Api::IngressNginx], &format!("Ingress/shop-{name}"), &expected);
+    };
+    plain("all", "/");
+    plain("apart", "/apart");
 }
 
 #[test]
@@ -520,6 +557,77 @@ fn an_operator_is_told_the_version_and_whose_the_contents_are() {
     );
     let script = format!("SET ROLE app_db;\n{}\nRESET ROLE;\n", SCRIPT.trim_end());
     check(toml, &[Api::CloudNativePg], "ConfigMap/shop-postgres-db", &[("/data/init.sql", json!(script))]);
+}
+
+#[test]
+fn databases_are_placed_and_pulled_as_the_app_is() {
+    let toml = "[service.web]\nrun = \"a\"\n[postgres.db]\n[image]\npush = \"registry.example.com/acme/shop\"\nlogin = { secret = \"s\" }\n\
+                [environment.production]\nkubernetes = { node_pool = \"data\" }\n";
+    let selector = json!({"bowline.dev/pool": "data"});
+    let tolerations = json!([{"key": "bowline.dev/pool", "operator": "Equal", "value": "data"}]);
+    let requests = json!({"requests": {"cpu": "100m", "memory": "128Mi"}});
+    let secrets = json!([{"name": "shop-registry"}]);
+    let pod = |rest: &str| format!("/spec/template/spec/{rest}");
+    for workload in ["Deployment/shop-web", "StatefulSet/shop-postgres-db"] {
+        check(
+            toml,
+            &[],
+            workload,
+            &[
+                (&pod("nodeSelector"), selector.clone()),
+                (&pod("tolerations"), tolerations.clone()),
+                (&pod("imagePullSecrets"), secrets.clone()),
+                (&format!("{CONTAINER}/resources"), requests.clone()),
+            ],
+        );
+    }
+    check(
+        toml,
+        &[Api::CloudNativePg],
+        "Cluster/shop-postgres-db",
+        &[
+            ("/spec/affinity", json!({"nodeSelector": selector, "tolerations": tolerations})),
+            ("/spec/imagePullSecrets", secrets),
+            ("/spec/resources", requests),
+        ],
+    );
+    let plain = "[service.web]\nrun = \"a\"\n[postgres.db]\n";
+    let unsaid = [("/spec/affinity", Value::Null), ("/spec/imagePullSecrets", Value::Null)];
+    check(plain, &[Api::CloudNativePg], "Cluster/shop-postgres-db", &unsaid);
+}
+
+#[test]
+fn what_the_edge_alone_asks_is_said() {
+    let said = |rest: &str| {
+        let notes = rendered(&format!("{ROUTE}{rest}"), &[Api::IngressNginx]).notes;
+        notes.into_iter().find(|note| note.contains("by its own name"))
+    };
+    assert_eq!(said(""), None);
+    assert_eq!(said("limit = { timeout = \"5s\" }\n"), None, "who asks past it gains nothing");
+    let shut = "allow = [\"10.0.0.0/8\"]\nauth = { basic = { secret = \"s\" } }\nlimit = { rate = \"5/s\" }\n\
+                [route.shut]\nhosts = [\"a.example.com\"]\npath = \"/x\"\ndeny = true\n";
+    let note = said(shut).unwrap();
+    let start = "the edge alone minds `allow`, `auth`, `limit` of route.main; `deny` of route.shut: pods";
+    assert!(note.starts_with(start) && note.contains("since NetworkPolicy/shop-web lets them"), "{note}");
+}
+
+#[test]
+fn a_pod_behind_two_services_is_scraped_once() {
+    let toml = |strategy: &str| {
+        let web = ROUTE.replace("run = \"a\"\n", "run = \"a\"\nmetrics = \"/metrics\"\n");
+        format!(
+            "{web}[rollout]\nstrategy = \"{strategy}\"\n[environment.production]\n\
+             kubernetes = {{ ingress_class = \"nginx\", rollouts = \"argo\" }}\n"
+        )
+    };
+    let apis = [Api::IngressNginx, Api::Prometheus];
+    let relabelings = "/spec/endpoints/0/relabelings";
+    let same = |label: &str| json!({"action": "replace", "targetLabel": label, "replacement": "shop-web"});
+    for strategy in ["canary", "blue-green"] {
+        let expected = [(relabelings, json!([same("service"), same("job")]))];
+        check(&toml(strategy), &apis, "ServiceMonitor/shop-web", &expected);
+    }
+    check(&toml("rolling"), &apis, "ServiceMonitor/shop-web", &[(relabelings, Value::Null)]);
 }
 
 #[test]

@@ -197,10 +197,16 @@ fn what_a_cluster_needs_for_a_key_is_said_by_the_key() {
     let argo = "[environment.production]\nkubernetes = { rollouts = \"argo\" }\n";
     check(&route(""), canary, &nginx, &["rollout.strategy"]);
     check(&route(""), &format!("{canary}{argo}"), &nginx, &[]);
+    check(&route(""), &format!("{canary}watch = \"5m\"\n{argo}"), &nginx, &["rollout.watch"]);
+    check(&route(""), &format!("{canary}watch = \"0s\"\n{argo}"), &nginx, &[]);
     check(&route(""), &format!("{canary}{argo}"), none, &["rollout.strategy"]);
     check(&route("[volume.a]\n"), &format!("{canary}{argo}"), &nginx, &["rollout.strategy"]);
     check(&route("[service.web-canary]\nrun = \"x\"\n"), &format!("{canary}{argo}"), &nginx, &["rollout"]);
     check(WEB, "[bucket.b]\n", none, &["bucket.b"]);
+    let job = |schedule: &str| format!("[job.x]\nrun = \"x\"\nschedule = \"{schedule}\"\n");
+    check(WEB, &job("0 3 */2 * mon"), none, &["job.x.schedule"]);
+    check(WEB, &job("0 3 1 * mon"), none, &[]);
+    check(WEB, "writable = [\"a:b\"]\n[volume.v]\npath = \"/c:d\"\n", none, &["service.web.writable", "volume.v.path"]);
     check("", "[service.postgres-db]\nrun = \"x\"\n[postgres.db]\n", none, &["service.postgres-db"]);
     check(
         WEB,

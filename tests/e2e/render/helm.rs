@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{INGRESS, READ, app, everything, example, image, out, python, rendered, whole, words};
 
-/// Helm starts workloads without waiting for it.
+/// No hook of Helm comes after what it needs.
 const BEFORE: &str = "[release]\nbefore = \"bin/migrate\"\n";
 const NAMESPACE: &str = "shops";
 
@@ -106,6 +106,25 @@ fn values_change_what_teams_say_for_themselves_and_no_more() {
         let output = helm(&["template", "anything", path(&chart), "--set", value]);
         assert!(!output.status.success() && text(&output).contains(said), "{value}: {}", text(&output));
     }
+}
+
+/// A plain path is none of a host on which it would be an expression, which whoever installs may not know.
+#[test]
+fn a_host_is_not_given_to_a_plain_path_and_an_expression() {
+    let bowline = Bowline::new();
+    let route =
+        |name: &str, rest: &str| format!("[route.{name}]\nto = \"web\"\nhosts = [\"{name}.example.com\"]\n{rest}\n");
+    let routes = [route("pub", "path = \"/pub\""), route("api", "path = \"/api\"\nstrip = true"), route("all", "")];
+    let toml = format!("[service.web]\nrun = \"x\"\n{}[environment.production]\n{INGRESS}", routes.concat());
+    let folder = app(&bowline, "apart", &toml);
+    let said = format!("web={}", image("apart"));
+    let chart =
+        charted(&bowline, &folder, &["--env", "production", "--image", &said, "--api", "ingress-nginx"], "chart-apart");
+    assert!(!templated(&chart, &["--set", "routes.all.hosts={api.example.com}"]).is_empty(), "`/` stays what it is");
+    let set = ["template", "anything", path(&chart), "--set", "routes.pub.hosts={pub.example.com,api.example.com}"];
+    let refused = helm(&set);
+    let expected = "api.example.com has a path of a regular expression, which that of route pub would be there";
+    assert!(!refused.status.success() && text(&refused).contains(expected), "{}", text(&refused));
 }
 
 #[test]

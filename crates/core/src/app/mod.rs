@@ -145,6 +145,19 @@ pub enum Strategy {
     BlueGreen,
 }
 
+/// How long a judged release is watched after promotion.
+const WATCH: Duration = Duration::from_secs(600);
+
+impl Strategy {
+    /// What `watch` is where it is not said. A rolling release is judged by readiness alone, so that nothing is left to watch.
+    pub fn watch(&self) -> Duration {
+        match self {
+            Self::Rolling => Duration::ZERO,
+            Self::Canary { .. } | Self::BlueGreen => WATCH,
+        }
+    }
+}
+
 /// `"5% for 1m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {

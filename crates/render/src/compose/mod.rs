@@ -271,7 +271,7 @@ impl Written<'_> {
         let mut files = BTreeSet::new();
         for (volume, path) in mounted(app, name) {
             let variable = volume.as_str().replace('-', "_").to_ascii_uppercase();
-            environment.insert(format!("BOWLINE_VOLUME_{variable}"), json!(path));
+            environment.insert(format!("BOWLINE_VOLUME_{variable}"), json!(plain(&path)));
         }
         for (variable, value) in variables {
             let place = Here { app, service: name };

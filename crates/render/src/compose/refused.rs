@@ -11,7 +11,7 @@ use bowline_core::resource::ResourceId;
 
 use super::{BEFORE, Composed, held, variable_of, word};
 use crate::server::servers;
-use crate::unsupported::refused;
+use crate::unsupported::{PARTED, is_parted, refused};
 
 const PROXY: &str = "nothing of Compose stands in front of an app: take it out for this environment, and say it in the proxy of the machine";
 const NO_BACKUP: &str = "Compose makes no backups: take it out for this environment";
@@ -93,7 +93,8 @@ impl Found<'_> {
         for (name, Redis { source: _, backup }) in redis {
             self.backup(&format!("redis.{name}"), *backup);
         }
-        for (name, Volume { services: _, path: _, size, backup }) in volumes {
+        for (name, Volume { services: _, path, size, backup }) in volumes {
+            self.add(path.as_deref().is_some_and(is_parted), format!("volume.{name}.path"), PARTED);
             self.backup(&format!("volume.{name}"), *backup);
             let why = "volumes of Docker have no size: take it out for this environment";
             self.add(size.is_some(), format!("volume.{name}.size"), why);
@@ -166,6 +167,7 @@ impl Found<'_> {
                 self.add(!writable.is_empty(), format!("{path}.writable"), why);
             }
         }
+        self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
         let Scale { min, max, cpu, in_flight } = *scale;
         self.add(min != max || cpu.is_some() || in_flight.is_some(), format!("{path}.scale"), ONE_NUMBER);
     }

@@ -17,8 +17,8 @@ use self::template::{ITEM, ITEM_CERTIFICATE, NAMESPACE, Template, literal};
 use self::values::Values;
 use crate::file::File;
 use crate::input::Input;
-use crate::kubernetes::{Ctx, Refused, kubernetes};
-use crate::kustomize::stem;
+use crate::kubernetes::{Ctx, Edge, Refused, expressions, kubernetes};
+use crate::kustomize::{free, stem};
 use crate::need::Need;
 use crate::object::Object;
 use crate::unsupported::unsupported;
@@ -36,8 +36,8 @@ pub struct Chart {
 /// The oldest that knows all that is rendered: a sleep before TERM.
 const KUBERNETES: &str = ">=1.30.0-0";
 
-const NO_ORDER: &str = "Helm starts workloads without waiting for a job before them: `bowline render kubernetes`, applied in its order or by Argo CD; or \
-                        take it out for this environment";
+const NO_ORDER: &str = "at a first installation a hook of Helm runs before the variables, the account and the database that it needs are there: \
+                        `bowline render kubernetes`, applied in its order or by Argo CD; or take it out for this environment";
 
 const HEAD: &str =
     "# What an installation may say otherwise. With these, the chart is what `bowline render kubernetes` prints.\n";
@@ -120,12 +120,11 @@ impl Templates<'_> {
             if object.id.kind == "Certificate" {
                 "certificates".clone_into(&mut stem);
             }
-            let path = format!("templates/{stem}.yaml");
-            let known = files.iter().any(|file| file.path == path);
-            if known && object.id.kind == "Certificate" {
+            let stem = format!("templates/{stem}");
+            if object.id.kind == "Certificate" && files.iter().any(|file| file.path == format!("{stem}.yaml")) {
                 continue;
             }
-            let path = if known { format!("templates/{stem}-{}.yaml", object.id.group) } else { path };
+            let path = free(&files, &stem);
             files.push(File::new(path, self.template(object)));
         }
         files
@@ -147,7 +146,7 @@ impl Templates<'_> {
             "StatefulSet" => self.database(component, &mut template),
             "Cluster" => self.operated(component, &mut template),
             "PersistentVolumeClaim" => self.claim(component, &mut template),
-            "Ingress" => self.ingress(object, &mut template),
+            "Ingress" => return self.ingress(object, &mut template),
             "HTTPRoute" => self.http_route(object, &mut template),
             "Certificate" => return self.certificates(&mut template),
             "ReferenceGrant" => self.grant(&mut template),
@@ -286,6 +285,11 @@ impl Templates<'_> {
             let value = self.values.ask(&["databases", component, word], &value, &text);
             template.scalar(pointer, format!("{value} | quote"));
         }
+        if let Some(resources) = template.at("/spec/resources").cloned() {
+            let object = json!({ "type": "object" });
+            let resources = self.values.ask(&["databases", component, "resources"], &resources, &object);
+            template.block("/spec/resources", resources);
+        }
         self.class("/spec/storage/storageClass", template);
     }
 
@@ -325,8 +329,8 @@ impl Templates<'_> {
         self.values.ask(&["routes", name, "hosts"], &json!(hosts), &schema)
     }
 
-    fn ingress(&mut self, object: &Object, template: &mut Template) {
-        let Some((name, route)) = self.route(object) else { return };
+    fn ingress(&mut self, object: &Object, template: &mut Template) -> String {
+        let Some((name, route)) = self.route(object) else { return template.text() };
         let hosts = self.hosts(&name, &route);
         if let Some(mut rule) = template.at("/spec/rules/0").cloned() {
             rule["host"] = json!(ITEM.0);
@@ -337,6 +341,29 @@ impl Templates<'_> {
             template.each("/spec/tls", hosts, item);
         }
         self.text(&["ingress", "className"], "/spec/ingressClassName", template);
+        format!("{}{}", self.apart(&name, &route), template.text())
+    }
+
+    /// Of a plain path: its hosts are none of a path that is a regular expression, which would make one of it ([`expressions`]).
+    fn apart(&mut self, name: &str, route: &Route) -> String {
+        let ctx = &self.ctx;
+        let by_nginx = matches!(Edge::of(ctx.input), Edge::Ingress { nginx: true, .. });
+        let expressions: BTreeSet<String> = expressions(ctx).into_iter().map(ToString::to_string).collect();
+        if !by_nginx || expressions.is_empty() || expressions.contains(name) || route.path.as_str() == "/" {
+            return String::new();
+        }
+        let others: Vec<(String, Route)> = expressions
+            .into_iter()
+            .filter_map(|one| Some((one.clone(), ctx.app.routes.get(one.as_str())?.clone())))
+            .collect();
+        let others: Vec<String> = others.iter().map(|(name, route)| self.hosts(name, route)).collect();
+        let (hosts, others) = (self.hosts(name, route), others.join(" "));
+        let why = format!(
+            "%s has a path of a regular expression, which that of route {name} would be there: give them hosts of their own"
+        );
+        format!(
+            "{{{{- range {hosts} }}}}{{{{- if has . (concat {others}) }}}}{{{{- fail (printf {why:?} .) }}}}{{{{- end }}}}{{{{- end -}}}}\n"
+        )
     }
 
     fn http_route(&mut self, object: &Object, template: &mut Template) {

@@ -253,6 +253,7 @@ fn pod_spec(ctx: &Ctx<'_>, server: &Server, started: Started) -> PodSpec {
         termination_grace_period_seconds: Some(server::GRACE),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
+        image_pull_secrets: pod::pull(ctx),
         node_selector,
         tolerations,
         ..PodSpec::default()
@@ -304,10 +305,23 @@ fn cluster(ctx: &Ctx<'_>, server: &Server, out: &mut Out) -> Value {
     if let Some(class) = ctx.settings().storage_class {
         storage["storageClass"] = json!(class);
     }
+    let mut spec = json!({
+        "instances": 1,
+        "imageName": image,
+        "bootstrap": { "initdb": initdb },
+        "storage": storage,
+        "resources": pod::resources(Limits::default()),
+    });
+    if let (Some(selector), tolerations) = pod::pool(ctx) {
+        spec["affinity"] = json!({ "nodeSelector": selector, "tolerations": tolerations });
+    }
+    if let Some(secrets) = pod::pull(ctx) {
+        spec["imagePullSecrets"] = json!(secrets);
+    }
     json!({
         "apiVersion": "postgresql.cnpg.io/v1",
         "kind": "Cluster",
         "metadata": ctx.meta(name, &component(&server.id)),
-        "spec": { "instances": 1, "imageName": image, "bootstrap": { "initdb": initdb }, "storage": storage },
+        "spec": spec,
     })
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bowline_core::app::{Job as AppJob, Schedule};
 use bowline_core::id::ServiceName;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::json;
 
+use super::schedule::written;
 use super::{Ctx, database, pod, probe, run};
 use crate::names;
 use crate::object::{Out, Wave};
@@ -22,6 +22,8 @@ const NEVER: &str = "0 0 1 1 *";
 pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
     for (name, job) in &ctx.app.jobs {
         let Some(home) = ctx.home_of(name) else { continue };
+        // One that cannot be written is refused by its key.
+        let Some(schedule) = job.schedule.as_ref().map_or_else(|| Some(NEVER.to_owned()), written) else { continue };
         let component = format!("job-{name}");
         let wanted = pod::Wanted {
             component: &component,
@@ -35,34 +37,23 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
         if job.schedule.is_none() {
             out.note(format!("job {name} is run on demand: kubectl create job {name}-1 --from=cronjob/{object}"));
         }
-        let spec = cron(job, spec(template, job.timeout));
+        let spec = cron(schedule, job.schedule.is_some(), spec(template, job.timeout));
         let metadata = ctx.meta(object, &component);
         out.put(Wave::Workload, &CronJob { metadata, spec, status: None });
     }
     before(ctx, out);
 }
 
-fn cron(job: &AppJob, spec: JobSpec) -> CronJobSpec {
+/// `comes_due`: by itself.
+fn cron(schedule: String, comes_due: bool, spec: JobSpec) -> CronJobSpec {
     CronJobSpec {
-        schedule: job.schedule.as_ref().map_or_else(|| NEVER.to_owned(), written),
-        suspend: job.schedule.is_none().then_some(true),
+        schedule,
+        suspend: (!comes_due).then_some(true),
         time_zone: Some("Etc/UTC".to_owned()),
         concurrency_policy: Some("Forbid".to_owned()),
         starting_deadline_seconds: Some(LATE),
         job_template: JobTemplateSpec { metadata: None, spec: Some(spec) },
         ..CronJobSpec::default()
-    }
-}
-
-/// As Kubernetes reads it, which has Sunday as 0 alone.
-fn written(schedule: &Schedule) -> String {
-    match schedule.text.rsplit_once(' ') {
-        Some((rest, weekdays)) if weekdays.contains('7') => {
-            let days: Vec<String> =
-                (0..7_u8).filter(|day| schedule.weekdays & (1 << day) != 0).map(|day| day.to_string()).collect();
-            format!("{rest} {}", days.join(","))
-        }
-        Some(_) | None => schedule.text.clone(),
     }
 }
 

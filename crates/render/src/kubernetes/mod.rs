@@ -11,6 +11,7 @@ mod probe;
 mod rollout;
 mod run;
 mod scale;
+mod schedule;
 mod storage;
 mod watch;
 mod workload;
@@ -38,9 +39,10 @@ const PORT: u16 = 8080;
 const HTTP: &str = "http";
 
 pub use access::{role, roles};
-pub(crate) use edge::{Edge, Url, address_refused, backend, certificate, is_named, size};
+pub(crate) use edge::{Edge, Url, address_refused, backend, certificate, expressions, is_named, size};
 pub(crate) use rollout::beside;
 pub(crate) use run::words;
+pub(crate) use schedule::written;
 pub(crate) use storage::{is_held_alone, is_shared};
 pub(crate) use watch::Seen;
 

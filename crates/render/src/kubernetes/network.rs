@@ -1,5 +1,6 @@
 //! Who may speak to whom. Nobody may who is not named here.
 
+use bowline_core::app::{Limit, Route, RouteTo};
 use bowline_core::id::ServiceName;
 use bowline_core::resource::ResourceId;
 use k8s_openapi::api::networking::v1::{
@@ -25,6 +26,43 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
     for id in database::managed(ctx) {
         server(ctx, &id, out);
     }
+    passed(ctx, out);
+}
+
+/// What the edge asks of requests, it asks of those that come through it. Where its proxies run is not known here, and a rule that missed them would
+/// cut the app off: so the port of a service with a route is open, and that is said.
+fn passed(ctx: &Ctx<'_>, out: &mut Out) {
+    let routes = ctx.app.routes.iter().filter(|(_, route)| !route.hosts.is_empty());
+    let guarded: Vec<String> = routes
+        .filter_map(|(name, route)| {
+            let keys: Vec<String> = guards(route).into_iter().map(|key| format!("`{key}`")).collect();
+            (!keys.is_empty()).then(|| format!("{} of route.{name}", keys.join(", ")))
+        })
+        .collect();
+    if guarded.is_empty() {
+        return;
+    }
+    let policies: Vec<String> =
+        ctx.routed.iter().map(|name| format!("NetworkPolicy/{}", ctx.named(&[name.as_str()]))).collect();
+    out.note(format!(
+        "the edge alone minds {}: pods of the cluster that ask a service by its own name pass it, since {} lets them in, as it is not known here where \
+         the edge's proxies run; where others share the cluster, name as `from` there who may (the proxies, the app, who scrapes), or with `deploy`, \
+         which sets that field, admit them alone by a policy of the whole cluster",
+        guarded.join("; "),
+        policies.join(", "),
+    ));
+}
+
+/// The keys of a route that keep requests away.
+fn guards(route: &Route) -> Vec<&'static str> {
+    let limit = Limit::default();
+    let all = [
+        ("allow", !route.access.allow.is_empty()),
+        ("auth", route.access.auth.is_some()),
+        ("deny", matches!(route.to, RouteTo::Deny)),
+        ("limit", route.limit.rate.is_some() || route.limit.body != limit.body),
+    ];
+    all.into_iter().filter(|(_, keeps)| *keeps).map(|(key, _)| key).collect()
 }
 
 /// Its port is open to all where requests or scrapes come from outside the app, else to the app.

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::config::{self, Given};
-use super::{Ctx, SECRET_KEY, label, storage};
+use super::{Ctx, SECRET_KEY, label, run, storage};
 use crate::object::Out;
 
 /// The user of images that Bowline builds.
@@ -48,7 +48,7 @@ pub(super) fn of(ctx: &Ctx<'_>, wanted: Wanted<'_>, out: &mut Out) -> PodTemplat
     let container = Container {
         name: label(component),
         image: ctx.image(name),
-        command,
+        command: command.map(run::literal),
         env: Some(env).filter(|env| !env.is_empty()),
         env_from,
         resources: Some(resources(service.limits)),
@@ -62,8 +62,6 @@ pub(super) fn of(ctx: &Ctx<'_>, wanted: Wanted<'_>, out: &mut Out) -> PodTemplat
     };
     let user = is_built.then_some(USER);
     let (node_selector, tolerations) = pool(ctx);
-    let login = ctx.app.image.as_ref().and_then(|image| image.login.as_ref());
-    let pull = login.map(|_| vec![LocalObjectReference { name: ctx.named(&["registry"]) }]);
     let spec = PodSpec {
         containers: vec![container],
         volumes: Some(mounted.into_iter().map(|(_, volume)| volume).collect()),
@@ -75,7 +73,7 @@ pub(super) fn of(ctx: &Ctx<'_>, wanted: Wanted<'_>, out: &mut Out) -> PodTemplat
         service_account_name: Some(ctx.named(&[name.as_str()])),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
-        image_pull_secrets: pull,
+        image_pull_secrets: pull(ctx),
         node_selector,
         tolerations,
         ..PodSpec::default()
@@ -144,6 +142,12 @@ pub(super) fn pool(ctx: &Ctx<'_>) -> (Option<BTreeMap<String, String>>, Option<V
         ..Toleration::default()
     };
     (Some(BTreeMap::from([(key.to_owned(), value.to_owned())])), Some(vec![toleration]))
+}
+
+/// By which images are pulled where `image.login` says so: one registry may hold those of databases, too.
+pub(super) fn pull(ctx: &Ctx<'_>) -> Option<Vec<LocalObjectReference>> {
+    let login = ctx.app.image.as_ref().and_then(|image| image.login.as_ref());
+    login.map(|_| vec![LocalObjectReference { name: ctx.named(&["registry"]) }])
 }
 
 /// A folder in memory, half of what the pod may have: what is written beyond that is refused, and the pod goes on.

@@ -18,6 +18,24 @@ pub(crate) fn words(command: &str) -> Vec<String> {
     }
 }
 
+/// Words that a kubelet hands on as they are: in a container's command it reads `$$` as `$`, and `$(NAME)` as a variable. What it would leave
+/// alone stays as it is written: other words would be other pods.
+pub(super) fn literal(words: Vec<String>) -> Vec<String> {
+    words.into_iter().map(|word| escaped(&word)).collect()
+}
+
+fn escaped(word: &str) -> String {
+    let mut text = String::with_capacity(word.len());
+    let mut all = word.chars().peekable();
+    while let Some(c) = all.next() {
+        text.push(c);
+        if c == '$' && matches!(all.peek(), Some('$' | '(')) {
+            text.push('$');
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +48,37 @@ mod tests {
         for shell in ["gunicorn --bind 0.0.0.0:$PORT", "A=1 b", "cd x", "a && b", "echo 'x'", "ls *.c", "a\nb", "é"] {
             check(shell, &["/bin/sh", "-c", shell]);
         }
+    }
+
+    /// As third_party/forked/golang/expansion of Kubernetes reads it where no variable is known.
+    fn read(text: &str) -> String {
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some(at) = rest.find('$') {
+            out.push_str(&rest[..at]);
+            let behind = &rest[at + 1..];
+            let (taken, known) = match behind.chars().next() {
+                None => ("$".to_owned(), 0),
+                Some('$') => ("$".to_owned(), 1),
+                Some('(') => match behind.find(')') {
+                    Some(end) => ("VALUE".to_owned(), end + 1),
+                    None => ("$(".to_owned(), 1),
+                },
+                Some(c) => (format!("${c}"), c.len_utf8()),
+            };
+            out.push_str(&taken);
+            rest = &behind[known..];
+        }
+        out + rest
+    }
+
+    #[test]
+    fn a_kubelet_reads_the_words_of_the_file() {
+        let check = |word: &str, expected: &str| {
+            assert_eq!(escaped(word), expected);
+            assert_eq!(read(expected), word);
+        };
+        check("echo $(date) $$", "echo $$(date) $$$");
+        check("echo $PORT ${PORT} é$", "echo $PORT ${PORT} é$");
+        check("echo $$$(date)$$$x$é$", "echo $$$$$$(date)$$$$$x$é$");
     }
 }

@@ -6,7 +6,7 @@ use bowline_core::units::Share;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
-use super::{Ctx, Edge, HTTP};
+use super::{Ctx, Edge, HTTP, rollout};
 use crate::input::Api;
 use crate::monitoring::rules::{BURNS, Burn};
 use crate::names;
@@ -18,13 +18,17 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
     }
     for (name, service) in &ctx.app.services {
         let Some(path) = &service.metrics else { continue };
+        let mut endpoint = json!({ "port": HTTP, "path": path });
+        if rollout::is_argo(ctx, name) {
+            endpoint["relabelings"] = once(&ctx.named(&[name.as_str()]));
+        }
         let body = json!({
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "ServiceMonitor",
             "metadata": ctx.meta(ctx.named(&[name.as_str()]), name.as_str()),
             "spec": {
                 "selector": { "matchLabels": ctx.selector(name.as_str()) },
-                "endpoints": [{ "port": HTTP, "path": path }],
+                "endpoints": [endpoint],
             },
         });
         out.put(Wave::Watch, &body);
@@ -38,6 +42,13 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
     ));
     rules(ctx, availability, &seen, out);
     dashboard(ctx, availability, &seen, out);
+}
+
+/// Two Services lead to the pods of a Rollout, and between releases both to all of them; while a release takes over, one of them alone to the new ones.
+/// So neither is left out: a pod is the same target by either where its labels are, and Prometheus scrapes a target once.
+fn once(service: &str) -> Value {
+    let same = |label: &str| json!({ "action": "replace", "targetLabel": label, "replacement": service });
+    json!([same("service"), same("job")])
 }
 
 /// The requests of the app's routes as the edge counts them: selectors, each of which counts some of them. An app of the same name in

@@ -67,7 +67,7 @@ pub const COMPOSE: &[Key] = &[
     partly(
         "service",
         "writable",
-        "`tmpfs` at `/app/PATH`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
+        "`tmpfs` at `/app/PATH`, without `:`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
     ),
     yes("service", "metrics", "answered on the service's port; nothing of Compose collects them"),
     yes(
@@ -116,7 +116,7 @@ pub const COMPOSE: &[Key] = &[
     noted("redis", "ca", VERIFIED),
     no("redis", "backup", BACKUPS),
     yes("volume", "services", "whose containers have it"),
-    yes("volume", "path", "`target`; without it `/volumes/NAME`"),
+    partly("volume", "path", "`target`, without `:`; unsaid `/volumes/NAME`"),
     no("volume", "size", "volumes of Docker have none"),
     no("volume", "backup", BACKUPS),
     partly("bucket", "url", "its secret; of its parts `url` alone is handed on. Without it refused"),

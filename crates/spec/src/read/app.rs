@@ -24,8 +24,6 @@ const MAIN: &str = "main";
 
 /// Steps of a canary that says none: together five minutes, enough requests for a verdict on a small app.
 const STEPS: [(u8, u64); 3] = [(5, 60), (25, 120), (50, 120)];
-/// How long a judged release is watched after promotion.
-const WATCH: Duration = Duration::from_secs(600);
 
 /// One environment, and what is known besides the file.
 pub(crate) struct Pass<'a> {
@@ -170,19 +168,11 @@ fn rollout(r: &mut Reader, root: &Section<'_>, pass: &Pass<'_>) -> Rollout {
         Some(2) => Strategy::BlueGreen,
         Some(_) | None => Strategy::Rolling,
     };
-    let watch = default_watch(&strategy);
+    let watch = strategy.watch();
     let rule = if pass.is_stored() { literal::any_abort_rule } else { literal::abort_rule };
     let abort = r.repeating_list(&s, "abort", rule).unwrap_or_default();
     let abort = abort.into_iter().map(|(_, rule, _)| rule).collect();
     Rollout { strategy, abort, watch: r.parsed(&s, "watch", literal::duration).unwrap_or(watch) }
-}
-
-/// A rolling release is judged by readiness alone, so that nothing is left to watch.
-pub(crate) fn default_watch(strategy: &Strategy) -> Duration {
-    match strategy {
-        Strategy::Rolling => Duration::ZERO,
-        Strategy::Canary { .. } | Strategy::BlueGreen => WATCH,
-    }
 }
 
 fn default_steps() -> Vec<Step> {

@@ -6,7 +6,7 @@ mod route;
 mod service;
 mod value;
 
-pub(crate) use app::{LOCAL, Pass, app, default_watch, routes_with_hosts};
+pub(crate) use app::{LOCAL, Pass, app, routes_with_hosts};
 pub(crate) use resource::KEEP;
 pub(crate) use service::JOB_TIMEOUT;
 

@@ -189,7 +189,7 @@ impl Writer {
             w.default("strategy", &name, &"rolling", |name| Data::Text((*name).to_owned()));
             w.list("steps", steps.into_iter().flatten().map(literal::print_step));
             w.list("abort", rollout.abort.iter().map(literal::print_abort_rule));
-            w.duration("watch", rollout.watch, crate::read::default_watch(&rollout.strategy));
+            w.duration("watch", rollout.watch, rollout.strategy.watch());
         });
     }
 

@@ -1,6 +1,6 @@
 //! Ingresses, and what ingress-nginx reads beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_core::app::{Auth, HostName, Protocol, RateBy, Route, RouteTo, Tls};
 use bowline_core::id::{RouteName, ServiceName};
@@ -19,11 +19,12 @@ const PREFIX: &str = "nginx.ingress.kubernetes.io";
 pub(super) fn put(ctx: &Ctx<'_>, class: Option<&str>, nginx: bool, name: &RouteName, route: &Route, out: &mut Out) {
     // A route that leads to no service is answered before one is asked, and must name one all the same.
     let Some(service) = backend(ctx, route) else { return };
-    let mut annotations = if nginx { annotations(ctx, name, route, out) } else { BTreeMap::new() };
+    let is_expression = nginx && expressions(ctx).contains(name);
+    let mut annotations = if nginx { annotations(ctx, name, route, is_expression, out) } else { BTreeMap::new() };
     let of_gke = address::of_gke(class, nginx, ctx.settings().address.as_deref());
     let by_field = class.filter(|_| of_gke.is_none());
     annotations.extend(of_gke.into_iter().flatten().map(|(key, value)| (key.to_owned(), value)));
-    let rules = route.hosts.iter().map(|host| rule(ctx, host, route, nginx, &service)).collect();
+    let rules = route.hosts.iter().map(|host| rule(ctx, host, route, is_expression, &service)).collect();
     let tls =
         |host: &HostName| IngressTLS { hosts: Some(vec![host.to_string()]), secret_name: Some(certificate(host)) };
     let spec = IngressSpec {
@@ -54,8 +55,8 @@ pub(crate) fn backend(ctx: &Ctx<'_>, route: &Route) -> Option<ServiceName> {
     }
 }
 
-fn rule(ctx: &Ctx<'_>, host: &HostName, route: &Route, nginx: bool, service: &ServiceName) -> IngressRule {
-    let (path_type, path) = match nginx && is_expression(route) {
+fn rule(ctx: &Ctx<'_>, host: &HostName, route: &Route, is_expression: bool, service: &ServiceName) -> IngressRule {
+    let (path_type, path) = match is_expression {
         true => ("ImplementationSpecific", format!("{}(/|$)(.*)", escaped(route.path.as_str()))),
         false => ("Prefix", route.path.to_string()),
     };
@@ -74,8 +75,30 @@ fn strips(route: &Route) -> bool {
 }
 
 /// ingress-nginx takes what is cut off, and a prefix of anything but letters, digits, `-` and `_`, as a regular expression alone.
-fn is_expression(route: &Route) -> bool {
+fn must_be_expression(route: &Route) -> bool {
     strips(route) || !route.path.as_str().chars().all(|c| c.is_ascii_alphanumeric() || "/-_".contains(c))
+}
+
+/// Routes whose paths are written as regular expressions: those that must be, and all that have a host in common with one of these.
+///
+/// Of a host with one such path ingress-nginx takes every path for an expression. A plain `/pub` would be `^/pub` there and have `/public`, too,
+/// past what guards that. What is said of an Ingress holds for all of its hosts, so these are followed from one to the next. All lies at or below `/`: that stays.
+pub(crate) fn expressions<'a>(ctx: &Ctx<'a>) -> BTreeSet<&'a RouteName> {
+    let routes = || ctx.app.routes.iter().filter(|(_, route)| route.path.as_str() != "/");
+    let mut found: BTreeSet<&RouteName> = routes()
+        .filter(|(_, route)| !route.hosts.is_empty() && must_be_expression(route))
+        .map(|(name, _)| name)
+        .collect();
+    loop {
+        let hosts: BTreeSet<&HostName> =
+            routes().filter(|(name, _)| found.contains(name)).flat_map(|(_, route)| &route.hosts).collect();
+        let shares = |route: &Route| route.hosts.iter().any(|host| hosts.contains(host));
+        let more: BTreeSet<&RouteName> = routes().filter(|(_, route)| shares(route)).map(|(name, _)| name).collect();
+        if more == found {
+            return found;
+        }
+        found = more;
+    }
 }
 
 /// In a regular expression.
@@ -84,7 +107,13 @@ fn escaped(path: &str) -> String {
     path.chars().flat_map(|c| (!plain(c)).then_some('\\').into_iter().chain([c])).collect()
 }
 
-fn annotations(ctx: &Ctx<'_>, name: &RouteName, route: &Route, out: &mut Out) -> BTreeMap<String, String> {
+fn annotations(
+    ctx: &Ctx<'_>,
+    name: &RouteName,
+    route: &Route,
+    is_expression: bool,
+    out: &mut Out,
+) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut say = |key: &str, value: String| _ = all.insert(format!("{PREFIX}/{key}"), value);
     match &route.to {
@@ -104,7 +133,7 @@ fn annotations(ctx: &Ctx<'_>, name: &RouteName, route: &Route, out: &mut Out) ->
         RouteTo::Redirect(_) => {}
         RouteTo::Deny => say("denylist-source-range", "0.0.0.0/0,::/0".to_owned()),
     }
-    if is_expression(route) {
+    if is_expression {
         say("use-regex", "true".to_owned());
     }
     if strips(route) {

@@ -12,7 +12,7 @@ use bowline_core::units::Bytes;
 use serde_json::json;
 
 pub(crate) use address::refused as address_refused;
-pub(crate) use ingress::backend;
+pub(crate) use ingress::{backend, expressions};
 
 use super::{Ctx, SECRET_KEY, config};
 use crate::input::{Api, Input};
