@@ -88,11 +88,14 @@ pub(crate) struct Before<'a> {
     pub(crate) releases: &'a [Release],
     /// What is there of what is in nobody's way if this changes nothing of it.
     pub(crate) same: &'a There,
+    /// What served is brought back.
+    pub(crate) is_back: bool,
 }
 
 impl<'a> Before<'a> {
+    /// On a way back, or to another number.
     pub(crate) fn of(releases: &'a [Release]) -> Self {
-        Self { releases, same: &[] }
+        Self { releases, same: &[], is_back: true }
     }
 }
 
@@ -172,7 +175,7 @@ impl Rollout<'_> {
             return Err(fault);
         }
         let there = as_it_serves(there, &order.objects, &releases);
-        let before = Before { same: &there, ..Before::of(&releases) };
+        let before = Before { same: &there, releases: &releases, is_back: false };
         let brought = match same {
             // What ran before it has run.
             true => self.bring(&Way::Same.objects(&objects, |_| true), &take, before).await,
@@ -236,7 +239,7 @@ impl Rollout<'_> {
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut target, &releases).await?;
-        let brought = self.bring(&objects, &take, Before { same: &there, releases: &releases }).await;
+        let brought = self.bring(&objects, &take, Before { same: &there, ..Before::of(&releases) }).await;
         brought.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = target.number;
         self.takes_over(target, releases).await?;
@@ -400,7 +403,7 @@ impl Rollout<'_> {
         &mut self,
         objects: &'a [Object],
         take: &Take,
-        Before { releases, same }: Before<'_>,
+        Before { releases, same, is_back }: Before<'_>,
     ) -> Result<(), Stop> {
         for stage in Stage::ALL {
             self.cluster.beat().await;
@@ -427,7 +430,8 @@ impl Rollout<'_> {
                 })?;
                 if look::comes_up(&id.kind) {
                     let was = same.iter().find(|(known, _)| *known == id).map(|(_, was)| was);
-                    let (spec, is_waited_for) = (look::spec(&now, &object.body), look::is_waited_for(&now, was));
+                    let (spec, is_waited_for) =
+                        (look::spec(&now, &object.body), look::is_waited_for(&now, was, is_back));
                     applied.push(Applied { id, body: &object.body, spec, is_waited_for });
                 }
             }

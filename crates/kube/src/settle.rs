@@ -229,7 +229,7 @@ mod tests {
 
     fn waiting(so_far: i64, deadline: Option<u64>) -> Look {
         let (what, stands) = ("web".to_owned(), Stands::Waits("1 of 2 ready".to_owned()));
-        Look { what, stands, so_far, deadline: deadline.map(Duration::from_secs) }
+        Look { what, stands, so_far, deadline: deadline.map(Duration::from_secs), patience: Duration::from_secs(900) }
     }
 
     #[test]
