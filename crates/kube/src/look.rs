@@ -187,6 +187,18 @@ pub fn look(seen: Seen<'_>) -> Look {
     Look { what, stands, so_far: so_far(&seen.workload["status"]), deadline: deadline(seen.workload), patience }
 }
 
+/// What scales by its load is up with its `least` number, which is told to it a while after it was applied; but where somebody has told it to be
+/// none, its load is not looked at.
+pub(crate) fn at_least(look: Look, workload: &Value, least: Option<i64>) -> Look {
+    let available = number(&workload["status"]["availableReplicas"]);
+    match (&look.stands, least) {
+        (Stands::Ready, Some(least)) if available < least && workload["spec"]["replicas"] != 0 => {
+            Look { stands: Stands::Waits(format!("{available} of {least} ready")), ..look }
+        }
+        _ => look,
+    }
+}
+
 /// Pods that are up, and steps that are done.
 fn so_far(status: &Value) -> i64 {
     ["updatedReplicas", "readyReplicas", "availableReplicas", "readyInstances", "currentStepIndex"]
@@ -543,6 +555,24 @@ mod tests {
         assert_eq!(stands(status(2, 3, 1, 3), &pods, &[]), Stands::Waits("1 of 2 ready".to_owned()));
         let pods = [pod("new", "a", ready.clone()), pod("new", "b", ready.clone()), pod("old", "c", ready)];
         assert_eq!(stands(status(2, 3, 2, 3), &pods, &[]), Stands::Waits("1 of the release before to end".to_owned()));
+    }
+
+    #[test]
+    fn what_scales_by_its_load_is_up_with_its_least_number() {
+        let check = |status: Value, least: Option<i64>, expected: Stands| {
+            let workload = web(status);
+            let look = look(Seen { workload: &workload, sets: &[], pods: &[], events: &[] });
+            assert_eq!(at_least(look, &workload, least).stands, expected);
+        };
+        let up = || json!({ "observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2 });
+        check(up(), None, Stands::Ready);
+        check(up(), Some(2), Stands::Ready);
+        check(up(), Some(5), Stands::Waits("2 of 5 ready".to_owned()));
+        check(json!({ "observedGeneration": 1 }), Some(5), Stands::Waits("its controller to take it up".to_owned()));
+        let mut none = web(json!({ "observedGeneration": 2 }));
+        none["spec"]["replicas"] = 0.into();
+        let look = look(Seen { workload: &none, sets: &[], pods: &[], events: &[] });
+        assert_eq!(at_least(look, &none, Some(5)).stands, Stands::Ready);
     }
 
     #[test]

@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 
 use super::{Goes, Who, nowhere};
 
-fn taught() -> &'static Cluster {
+pub(super) fn taught() -> &'static Cluster {
     static ONE: LazyLock<&Cluster> = LazyLock::new(|| {
         let cluster = Cluster::shared();
         cluster.define("argo-rollouts");
         cluster.define("cloudnative-pg");
+        cluster.define("cert-manager");
         cluster.define("external-secrets");
+        cluster.define("gateway-api");
         // What is served is listed a moment later.
         let lists = |path: &str, name: &str| cluster.admin.get(path).value.to_string().contains(name);
         wait("the kinds are listed", SOON, || {
@@ -25,6 +27,9 @@ fn taught() -> &'static Cluster {
                 ("/apis/argoproj.io/v1alpha1", "rollouts"),
                 ("/apis", "external-secrets.io"),
                 ("/apis/external-secrets.io/v1", "externalsecrets"),
+                ("/apis", "cert-manager.io"),
+                ("/apis/cert-manager.io/v1", "certificates"),
+                ("/apis/gateway.networking.k8s.io/v1", "httproutes"),
             ];
             all.iter().all(|(path, name)| lists(path, name)).then_some(())
         });
@@ -208,6 +213,7 @@ fn what_a_store_elsewhere_holds_is_there_before_pods_read_it() {
     };
 
     let mut first = goes("1");
+    first.says("it has no ClusterSecretStore vault: secrets that it holds are not brought until it has");
     first.says("secret token waits on External Secrets to take it up");
     let deployments = || cluster.admin.get("/apis/apps/v1/namespaces/brought/deployments").done()["items"].clone();
     assert_eq!(deployments(), json!([]), "no pod begins without what it reads");
