@@ -7,25 +7,28 @@ use serde_json::json;
 use super::operated::taught;
 use super::{Goes, Who, nowhere};
 
-const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/led/httproutes/led-main";
+const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/led/httproutes";
 const CERTIFICATE: &str = "/apis/cert-manager.io/v1/namespaces/led/certificates/led-example-com-tls";
 
-/// As its controller writes it of what there is now.
-fn route(accepted: &str, reason: &str) {
+/// As their controller writes it of what there is now: of the route, and of the one that leads from HTTP to it.
+fn routes(accepted: &str, reason: &str) {
     let admin = &taught().admin;
-    let now = admin.get(ROUTE).done();
-    let condition = |kind: &str, status: &str, reason: &str| {
-        json!({
-            "type": kind, "status": status, "reason": reason, "message": "said by its controller",
-            "lastTransitionTime": "2026-01-01T10:00:00Z", "observedGeneration": now["metadata"]["generation"],
-        })
-    };
-    let conditions = [condition("Accepted", accepted, reason), condition("ResolvedRefs", "True", "ResolvedRefs")];
-    let parent = json!({
-        "parentRef": now["spec"]["parentRefs"][0], "controllerName": "example.com/gateway", "conditions": conditions,
-    });
-    let status = json!({ "status": { "parents": [parent] } });
-    admin.ask("PATCH", &format!("{ROUTE}/status?fieldManager=gateway"), MERGE, &status).done();
+    for name in ["led-main", "led-main-plain"] {
+        let path = format!("{ROUTES}/{name}");
+        let now = admin.get(&path).done();
+        let condition = |kind: &str, status: &str, reason: &str| {
+            json!({
+                "type": kind, "status": status, "reason": reason, "message": "said by its controller",
+                "lastTransitionTime": "2026-01-01T10:00:00Z", "observedGeneration": now["metadata"]["generation"],
+            })
+        };
+        let conditions = [condition("Accepted", accepted, reason), condition("ResolvedRefs", "True", "ResolvedRefs")];
+        let parent = json!({
+            "parentRef": now["spec"]["parentRefs"][0], "controllerName": "example.com/gateway", "conditions": conditions,
+        });
+        let status = json!({ "status": { "parents": [parent] } });
+        admin.ask("PATCH", &format!("{path}/status?fieldManager=gateway"), MERGE, &status).done();
+    }
 }
 
 fn certificate(ready: &str, reason: &str, message: &str) {
@@ -80,7 +83,7 @@ fn what_leads_nowhere_is_said_and_is_in_the_way_of_nothing() {
         assert!(first.contains(words), "{words}: {first}");
     }
 
-    route("False", "NoMatchingListenerHostname");
+    routes("False", "NoMatchingListenerHostname");
     certificate("False", "DoesNotExist", "Issuing certificate as Secret does not exist");
     let second = goes("2").ends(0);
     for words in [
@@ -90,15 +93,15 @@ fn what_leads_nowhere_is_said_and_is_in_the_way_of_nothing() {
     ] {
         assert!(second.contains(words), "{words}: {second}");
     }
-    assert!(!second.contains("waits on its controller"), "nothing of it has changed: {second}");
+    assert!(!second.contains("led-main waits on"), "nothing of it has changed: {second}");
 
     // What has changed is waited for, for a while.
-    route("True", "Accepted");
+    routes("True", "Accepted");
     certificate("True", "Ready", "");
     write("/app");
     let mut third = goes("3");
     third.says("HTTPRoute/led-main waits on its controller: what is new of it is not taken up");
-    route("True", "Accepted");
+    routes("True", "Accepted");
     third.says("serves: release 3");
     let third = third.ends(0);
     assert!(!third.contains("leads nowhere yet") && !third.contains("nobody has taken"), "{third}");
