@@ -245,7 +245,7 @@ pub(crate) fn is_waited_for(now: &Value, before: Option<&Value>, is_back: bool) 
     let is_same = before.is_some_and(|before| generation(before) == generation(now));
     match text(&now["kind"]) {
         "Cluster" => !is_same,
-        "ExternalSecret" => !is_same && !(is_back && operated::is_brought(now)),
+        "ExternalSecret" => !(is_same || is_back && operated::is_brought(now)),
         _ => true,
     }
 }
