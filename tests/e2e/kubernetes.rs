@@ -479,6 +479,19 @@ fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
 }
 
 #[test]
+fn kubernetes_a_service_that_scales_by_its_load_is_up_with_its_least_number() {
+    cluster().namespace("least", "restricted");
+    let who = Who::admin("least");
+    let folder = example(&who.bowline, "hello");
+    edit(&folder, "scale = 2\n", "scale = { min = 2, max = 5, cpu = \"70%\" }\n");
+    edit(&folder, "memory = \"64MiB\" }", "memory = \"64MiB\", cpu = 0.5 }");
+    // It begins as one, until the cluster's own controller has looked at its load.
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(said.contains("web waits on 1 of 2 ready") && said.contains("serves: release 1"), "{said}");
+    assert_eq!(deployment("least", "hello-web")["status"]["availableReplicas"], 2);
+}
+
+#[test]
 fn kubernetes_what_runs_before_a_release_runs_once() {
     cluster().namespace("before", "restricted");
     let (who, admin) = (Who::admin("before"), &cluster().admin);

@@ -55,7 +55,11 @@ impl Rollout<'_> {
                         let minutes = look.limit().as_secs() / 60;
                         let message = format!("{} has been no further for {minutes} minutes", look.what);
                         let on = waits.into_iter().find(|(what, _)| *what == look.what).map(|(_, on)| on);
-                        return Err(Fault::new(FaultKind::Failed, message).caused_by(on.unwrap_or_default()).into());
+                        let fault = Fault::new(FaultKind::Failed, message);
+                        return Err(on
+                            .into_iter()
+                            .fold(fault, |fault, on| fault.caused_by(format!("it waits on {on}")))
+                            .into());
                     }
                     (self.tell)(Told::Waits(waits));
                 }
@@ -280,6 +284,9 @@ mod tests {
         assert!(!at(40, in_trouble(Kind::Quota)), "it had passed");
         assert!(at(55, in_trouble(Kind::Quota)));
         assert!(at(60, in_trouble(Kind::Standards)), "no pod is let in by waiting");
+        assert!(!at(70, in_trouble(Kind::Secret)));
+        assert!(!at(189, in_trouble(Kind::Secret)), "a store that was away is asked again");
+        assert!(at(190, in_trouble(Kind::Secret)));
     }
 
     #[test]
