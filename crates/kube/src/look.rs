@@ -129,12 +129,7 @@ impl Kind {
             Self::Failed => "the end of what it wrote stands above",
             Self::InTheWay => "whoever may delete pods removes it, then run this again",
             Self::Operator(_) => "the words above are those of its operator, whose log says more",
-            Self::Secret => {
-                return format!(
-                    "`{}` says more of it, and of its store",
-                    kubectl("describe externalsecret,secretstore")
-                );
-            }
+            Self::Secret => return format!("`{}` says more of it", kubectl("describe externalsecret")),
         };
         said.to_owned()
     }
