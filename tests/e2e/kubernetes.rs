@@ -2,6 +2,7 @@
 
 mod images;
 mod inside;
+mod leads;
 mod logs;
 mod operated;
 mod plan;
@@ -211,21 +212,32 @@ fn unpacked(record: &Value) -> Option<String> {
     Some(text)
 }
 
-/// What the server counts changes of, of all that runs and is reached there.
+/// What the server counts changes of, of all that is applied there: by generation, and of kinds that have none by each write where nobody else
+/// writes; of a scaler, whose status others write, what it is to be.
 fn generations(namespace: &str) -> Vec<(Value, Value)> {
     let kinds = [
-        "apis/apps/v1/{}/deployments",
-        "apis/apps/v1/{}/statefulsets",
-        "api/v1/{}/services",
-        "apis/networking.k8s.io/v1/{}/ingresses",
+        ("apis/apps/v1/{}/deployments", "/metadata/generation"),
+        ("apis/apps/v1/{}/statefulsets", "/metadata/generation"),
+        ("apis/autoscaling/v2/{}/horizontalpodautoscalers", "/spec"),
+        ("apis/batch/v1/{}/cronjobs", "/metadata/generation"),
+        ("apis/networking.k8s.io/v1/{}/ingresses", "/metadata/generation"),
+        ("apis/networking.k8s.io/v1/{}/networkpolicies", "/metadata/generation"),
+        ("apis/policy/v1/{}/poddisruptionbudgets", "/metadata/generation"),
+        ("apis/cert-manager.io/v1/{}/certificates", "/metadata/generation"),
+        ("api/v1/{}/configmaps", "/metadata/resourceVersion"),
+        ("api/v1/{}/persistentvolumeclaims", "/metadata/resourceVersion"),
+        ("api/v1/{}/serviceaccounts", "/metadata/resourceVersion"),
+        ("api/v1/{}/services", "/metadata/resourceVersion"),
     ];
-    let all = kinds.map(|kind| {
+    let all = kinds.map(|(kind, counted)| {
         let path = format!("/{}", kind.replace("{}", &format!("namespaces/{namespace}")));
-        let items = cluster().admin.get(&path).done()["items"].as_array().expect("a list").clone();
-        items
-            .iter()
-            .map(|one| (one["metadata"]["name"].clone(), one["metadata"]["generation"].clone()))
-            .collect::<Vec<_>>()
+        let mut items = cluster().admin.get(&path).done()["items"].as_array().expect("a list").clone();
+        // Whoever brings something out says so in the record of its release.
+        items.retain(|one| one["metadata"]["labels"]["bowline.dev/record"].is_null());
+        let count = |one: &Value| (one["metadata"]["name"].clone(), one.pointer(counted).cloned().unwrap_or_default());
+        let counted: Vec<_> = items.iter().map(count).collect();
+        assert!(counted.iter().all(|(_, count)| !count.is_null()), "{path}: {counted:?}");
+        counted
     });
     all.concat()
 }
@@ -467,6 +479,19 @@ fn kubernetes_as_many_run_when_the_load_begins_to_say_how_many() {
 }
 
 #[test]
+fn kubernetes_a_service_that_scales_by_its_load_is_up_with_its_least_number() {
+    cluster().namespace("least", "restricted");
+    let who = Who::admin("least");
+    let folder = example(&who.bowline, "hello");
+    edit(&folder, "scale = 2\n", "scale = { min = 2, max = 5, cpu = \"70%\" }\n");
+    edit(&folder, "memory = \"64MiB\" }", "memory = \"64MiB\", cpu = 0.5 }");
+    // It begins as one, until the cluster's own controller has looked at its load.
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(said.contains("web waits on 1 of 2 ready") && said.contains("serves: release 1"), "{said}");
+    assert_eq!(deployment("least", "hello-web")["status"]["availableReplicas"], 2);
+}
+
+#[test]
 fn kubernetes_what_runs_before_a_release_runs_once() {
     cluster().namespace("before", "restricted");
     let (who, admin) = (Who::admin("before"), &cluster().admin);
@@ -485,8 +510,9 @@ fn kubernetes_what_runs_before_a_release_runs_once() {
     // Another image is another command; the one before is not to run again when its release is brought out again.
     who.does(&words(&deploy(&folder, "hello", "2")));
     assert_eq!(jobs().len(), 2);
-    who.does(&words(&deploy(&folder, "hello", "1")));
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
     assert!(jobs().contains(&first[0]), "it is the same object");
+    assert!(said.contains("`release.before` has run already for just this (Job/hello-"), "{said}");
     // Somebody has tidied up.
     let all = admin.get("/apis/batch/v1/namespaces/before/jobs").done();
     for job in all["items"].as_array().expect("a list") {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::look::text;
 use crate::object::{Id, Object};
+use crate::replicas;
 
 /// One thing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,18 @@ pub enum Lack {
     },
     IngressClass(String),
     StorageClass(String),
+    /// What routes attach to: `NAME`, `NAMESPACE/NAME`.
+    Gateway(String),
+    /// Who issues certificates.
+    Issuer {
+        kind: String,
+        name: String,
+    },
+    /// Where secrets are brought from.
+    Store {
+        kind: String,
+        name: String,
+    },
     /// Nothing scales by load.
     Metrics {
         scaled: Vec<String>,
@@ -55,7 +68,12 @@ impl Lack {
             // What changes nothing of its pods needs none, and others may end meanwhile.
             Self::Quota { surge, .. } => !surge || runs_before,
             // They may come later, and all else runs.
-            Self::IngressClass(_) | Self::StorageClass(_) | Self::Metrics { .. } => false,
+            Self::IngressClass(_)
+            | Self::StorageClass(_)
+            | Self::Gateway(_)
+            | Self::Issuer { .. }
+            | Self::Store { .. }
+            | Self::Metrics { .. } => false,
         }
     }
 
@@ -81,6 +99,20 @@ impl Lack {
             Self::IngressClass(_) => "install its controller, or say another: `kubernetes.ingress_class`".to_owned(),
             Self::StorageClass(_) => {
                 format!("say one that `{}` lists: `kubernetes.storage_class`", kubectl("get storageclass"))
+            }
+            Self::Gateway(name) => {
+                let (namespace, name) =
+                    name.split_once('/').map_or((None, name.as_str()), |(one, two)| (Some(one), two));
+                let namespace = namespace.map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default();
+                format!(
+                    "whoever keeps the edge makes a Gateway {name}{namespace}, or say another: `kubernetes.gateway`"
+                )
+            }
+            Self::Issuer { kind, .. } => {
+                format!("make it, or say one that `{}` lists: `kubernetes.issuer`", listed(kind, kubectl))
+            }
+            Self::Store { kind, .. } => {
+                format!("make it, or say one that `{}` lists: `kubernetes.secret_store`", listed(kind, kubectl))
             }
             Self::Metrics { .. } => {
                 "install the metrics server (https://github.com/kubernetes-sigs/metrics-server)".to_owned()
@@ -114,11 +146,22 @@ impl fmt::Display for Lack {
             }
             Self::IngressClass(name) => write!(f, "it has no ingress class {name}: routes lead nowhere until it has"),
             Self::StorageClass(name) => write!(f, "it has no storage class {name}: volumes wait until it has"),
+            Self::Gateway(name) => write!(f, "it has no Gateway {name}: routes lead nowhere until it has"),
+            Self::Issuer { kind, name } => {
+                write!(f, "it has no {kind} {name}: hosts have no certificate until it has")
+            }
+            Self::Store { kind, name } => {
+                write!(f, "it has no {kind} {name}: secrets that it holds are not brought until it has")
+            }
             Self::Metrics { scaled } => {
                 write!(f, "it has no metrics server: {} keeps its least number of instances", scaled.join(" and "))
             }
         }
     }
+}
+
+fn listed(kind: &str, kubectl: impl Fn(&str) -> String) -> String {
+    kubectl(&format!("get {}", kind.to_lowercase()))
 }
 
 /// Who brings an API.
@@ -200,7 +243,7 @@ pub fn defaults(ranges: &[Value]) -> Value {
     all
 }
 
-/// What does not fit into these quotas. `running`: how many pods each Deployment has now. `defaults`: [those](defaults) of containers;
+/// What does not fit into these quotas. `running`: how many pods each workload has now. `defaults`: [those](defaults) of containers;
 /// `None`: they are not known.
 pub fn quotas(
     objects: &[Object],
@@ -267,21 +310,30 @@ fn wants(objects: &[Object], resource: &str, running: &BTreeMap<String, i64>, de
         _ => return Wants::Nothing,
     };
     let (mut needs, mut surge) = (0, 0);
-    for object in objects.iter().filter(|object| ["Deployment", "StatefulSet"].contains(&text(&object.body["kind"]))) {
+    for object in objects.iter().filter(|object| COUNTED.contains(&text(&object.body["kind"]))) {
         let spec = &object.body["spec"];
         let one = if key.is_empty() { Some(1_000) } else { each(&spec["template"]["spec"], kind, key, defaults) };
         let Some(one) = one else { return Wants::Unsaid };
-        let wanted = spec["replicas"].as_i64().unwrap_or(1);
+        let wanted = spec["replicas"].as_i64().or_else(|| replicas::least(object, objects)).unwrap_or(1);
         let there = running.get(text(&object.body["metadata"]["name"])).copied();
-        let strategy = &spec["strategy"];
-        // One more while one takes over from another.
-        let surges = there.is_some_and(|there| there > 0)
-            && strategy["type"] != "Recreate"
-            && object.body["kind"] == "Deployment";
+        let beside = if there.is_some_and(|there| there > 0) { surges(&object.body, wanted) } else { 0 };
         needs += one * i128::from((wanted - there.unwrap_or_default()).max(0));
-        surge += one * i128::from(surges && strategy["rollingUpdate"]["maxSurge"] != 0);
+        surge += one * i128::from(beside);
     }
     Wants::More { needs, surge }
+}
+
+/// What runs pods all the time.
+const COUNTED: [&str; 3] = ["Deployment", "StatefulSet", "Rollout"];
+
+/// How many more there are while one release takes over from another. A Rollout has all of the new one beside the old before it ends that.
+fn surges(body: &Value, wanted: i64) -> i64 {
+    let strategy = &body["spec"]["strategy"];
+    match text(&body["kind"]) {
+        "Rollout" => wanted,
+        "Deployment" if strategy["type"] != "Recreate" && strategy["rollingUpdate"]["maxSurge"] != 0 => 1,
+        _ => 0,
+    }
 }
 
 /// Of one pod. `None`: a container says nothing of it, and is given nothing.
@@ -301,12 +353,32 @@ pub fn scaled(objects: &[Object]) -> Vec<String> {
     all.map(|object| crate::look::component(&object.body)).collect()
 }
 
-/// Classes that objects name, at these pointers of these kinds.
-pub fn classes(objects: &[Object], kind: &str, pointers: &[&str]) -> BTreeSet<String> {
-    let all = objects.iter().filter(|object| object.body["kind"] == kind);
-    all.flat_map(|object| pointers.iter().filter_map(|pointer| object.body.pointer(pointer)?.as_str()))
-        .map(str::to_owned)
-        .collect()
+/// What objects name that others make, each as what it is if it is not there.
+pub fn named(objects: &[Object]) -> BTreeSet<Lack> {
+    let mut named = BTreeSet::new();
+    for object in objects {
+        let spec = &object.body["spec"];
+        let said = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let both = |pointer: &str| Some((said(&format!("{pointer}/kind"))?, said(&format!("{pointer}/name"))?));
+        let one = match text(&object.body["kind"]) {
+            "Ingress" => said("/ingressClassName").map(Lack::IngressClass),
+            "PersistentVolumeClaim" => said("/storageClassName").map(Lack::StorageClass),
+            "StatefulSet" => said("/volumeClaimTemplates/0/spec/storageClassName").map(Lack::StorageClass),
+            "Cluster" => said("/storage/storageClass").map(Lack::StorageClass),
+            "HTTPRoute" => {
+                let name = said("/parentRefs/0/name");
+                name.map(|name| match said("/parentRefs/0/namespace") {
+                    Some(namespace) => Lack::Gateway(format!("{namespace}/{name}")),
+                    None => Lack::Gateway(name),
+                })
+            }
+            "Certificate" => both("/issuerRef").map(|(kind, name)| Lack::Issuer { kind, name }),
+            "ExternalSecret" => both("/secretStoreRef").map(|(kind, name)| Lack::Store { kind, name }),
+            _ => None,
+        };
+        named.extend(one);
+    }
+    named
 }
 
 #[cfg(test)]
@@ -372,6 +444,68 @@ mod tests {
             &["the quota few counts limits.cpu, which not every container says"],
         );
         check(json!({ "count/secrets": "0" }), json!({}), &[], &[]);
+    }
+
+    #[test]
+    fn what_scales_by_its_load_needs_its_least_number_and_a_rollout_all_of_it_twice() {
+        let named = |kind: &str, spec: Value| {
+            let body = json!({ "apiVersion": "a/v1", "kind": kind, "metadata": { "name": "shop-web" }, "spec": spec });
+            Object { stage: Stage::Workload, body }
+        };
+        let template = json!({ "spec": { "containers": [{}] } });
+        let scaler = |kind: &str| {
+            let target = json!({ "kind": kind, "name": "shop-web" });
+            named("HorizontalPodAutoscaler", json!({ "scaleTargetRef": target, "minReplicas": 5, "maxReplicas": 9 }))
+        };
+        let check = |objects: &[Object], hard: i64, running: &[(&str, i64)], expected: &[&str]| {
+            let running: BTreeMap<String, i64> =
+                running.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+            let used: i64 = running.values().sum();
+            let quota = quota(&json!({ "pods": hard.to_string() }), &json!({ "pods": used.to_string() }));
+            let found = quotas(objects, &[quota], &running, None);
+            assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+        };
+        let all = [named("Deployment", json!({ "template": template })), scaler("Deployment")];
+        check(&all, 5, &[], &[]);
+        check(&all, 4, &[], &["the quota few leaves 4 of pods, and the release needs 5"]);
+        check(&all, 9, &[("shop-web", 8)], &[]);
+        let rollout = |spec: Value| [named("Rollout", spec), scaler("Rollout")];
+        let said = || rollout(json!({ "replicas": 2, "template": template }));
+        check(&said(), 1, &[], &["the quota few leaves 1 of pods, and the release needs 2"]);
+        check(&said(), 4, &[("shop-web", 2)], &[]);
+        let beside = "is needed while one release takes over from another";
+        check(&said(), 3, &[("shop-web", 2)], &[&format!("the quota few leaves 1 of pods, and 2 {beside}")]);
+        let scaled = rollout(json!({ "template": template }));
+        check(&scaled, 4, &[], &["the quota few leaves 4 of pods, and the release needs 5"]);
+    }
+
+    #[test]
+    fn what_others_make_is_what_objects_name() {
+        let object = |kind: &str, spec: Value| {
+            let body = json!({ "apiVersion": "a/v1", "kind": kind, "metadata": { "name": "shop" }, "spec": spec });
+            Object { stage: Stage::Edge, body }
+        };
+        let check = |kind: &str, spec: Value, said: &[&str], remedy: &str| {
+            let found = named(&[object(kind, spec)]);
+            assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), said);
+            for lack in found {
+                assert!(!lack.blocks(true), "all else runs without it: {lack}");
+                assert_eq!(lack.remedy(|words| format!("kubectl {words}")), remedy);
+            }
+        };
+        let route = json!({ "parentRefs": [{ "name": "public", "namespace": "infra", "sectionName": "https" }] });
+        let gateway = "whoever keeps the edge makes a Gateway public in the namespace infra, or say another: `kubernetes.gateway`";
+        check("HTTPRoute", route, &["it has no Gateway infra/public: routes lead nowhere until it has"], gateway);
+        let certificate = json!({ "issuerRef": { "kind": "ClusterIssuer", "name": "letsencrypt-prod" } });
+        let issuer = "make it, or say one that `kubectl get clusterissuer` lists: `kubernetes.issuer`";
+        let said = "it has no ClusterIssuer letsencrypt-prod: hosts have no certificate until it has";
+        check("Certificate", certificate, &[said], issuer);
+        let secret = json!({ "secretStoreRef": { "kind": "SecretStore", "name": "vault" } });
+        let store = "make it, or say one that `kubectl get secretstore` lists: `kubernetes.secret_store`";
+        let said = "it has no SecretStore vault: secrets that it holds are not brought until it has";
+        check("ExternalSecret", secret, &[said], store);
+        check("Ingress", json!({}), &[], "");
+        check("Service", json!({ "ingressClassName": "public" }), &[], "");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A cluster of Kubernetes as a place where releases run: objects are applied to it by server-side apply, looked at until they are
 //! ready or cannot be, and taken away again when nobody wants them.
 //!
-//! Architecture invariant: what is decided is decided by functions of values (`look`, `operated`, `change`, `lack`, `prune`, `history`, `way`, `held`, `disk`); what asks the
+//! Architecture invariant: what is decided is decided by functions of values (`look`, `operated`, `leads`, `change`, `lack`, `prune`, `history`, `way`, `held`, `disk`); what asks the
 //! server decides nothing.
 //! Architecture invariant: no value of a secret is ever read but by who sets one.
 
@@ -16,6 +16,7 @@ pub mod held;
 pub mod history;
 mod judge;
 pub mod lack;
+mod leads;
 pub mod look;
 mod major;
 mod object;

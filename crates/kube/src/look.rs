@@ -27,17 +27,21 @@ pub struct Look {
     pub so_far: i64,
     /// How long it says itself that it may be no further.
     pub deadline: Option<Duration>,
+    /// How long it may be no further at least.
+    pub patience: Duration,
 }
 
 /// What says no deadline of its own comes up within this.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// A secret is brought within this, or not: a store is asked again every few seconds, and an operator that is away is back.
+const BROUGHT: Duration = Duration::from_secs(2 * 60);
 /// The cluster's own word on a deadline is waited for.
 const SLACK: Duration = Duration::from_secs(60);
 
 impl Look {
     /// How long it may be no further before it is given up.
     pub fn limit(&self) -> Duration {
-        self.deadline.map_or(PATIENCE, |own| PATIENCE.max(own.saturating_add(SLACK)))
+        self.deadline.map_or(self.patience, |own| self.patience.max(own.saturating_add(SLACK)))
     }
 }
 
@@ -79,6 +83,8 @@ pub enum Kind {
     InTheWay,
     /// What an operator says of it; `true`: for good.
     Operator(bool),
+    /// One that a store elsewhere holds, and that is not brought.
+    Secret,
 }
 
 impl Kind {
@@ -97,6 +103,7 @@ impl Kind {
             Self::Image | Self::Crashes(false) | Self::Operator(false) => 30,
             // A node that an autoscaler adds takes minutes, and so does a disk.
             Self::Unschedulable | Self::Storage => return limit,
+            Self::Secret => return BROUGHT,
         })
     }
 
@@ -122,6 +129,7 @@ impl Kind {
             Self::Failed => "the end of what it wrote stands above",
             Self::InTheWay => "whoever may delete pods removes it, then run this again",
             Self::Operator(_) => "the words above are those of its operator, whose log says more",
+            Self::Secret => return format!("`{}` says more of it", kubectl("describe externalsecret")),
         };
         said.to_owned()
     }
@@ -141,6 +149,7 @@ impl Kind {
             Self::Failed => "it failed",
             Self::InTheWay => "a pod is in its way",
             Self::Operator(_) => "its operator does not go on with it",
+            Self::Secret => "External Secrets does not bring it",
         }
     }
 }
@@ -155,16 +164,34 @@ impl std::fmt::Display for Trouble {
 }
 
 pub fn look(seen: Seen<'_>) -> Look {
-    let what = component(seen.workload);
-    let stands = match text(&seen.workload["kind"]) {
+    let (kind, named) = (text(&seen.workload["kind"]), component(seen.workload));
+    let (what, patience) = match kind {
+        // A service may have its name.
+        "ExternalSecret" => (format!("secret {named}"), BROUGHT + SLACK),
+        _ => (named, PATIENCE),
+    };
+    let stands = match kind {
         "Deployment" => deployment(seen),
         "StatefulSet" => stateful(seen),
         "Job" => job(seen),
         "Rollout" => operated::rollout(seen),
         "Cluster" => operated::cluster(seen),
+        "ExternalSecret" => operated::secret(seen),
         _ => Stands::Ready,
     };
-    Look { what, stands, so_far: so_far(&seen.workload["status"]), deadline: deadline(seen.workload) }
+    Look { what, stands, so_far: so_far(&seen.workload["status"]), deadline: deadline(seen.workload), patience }
+}
+
+/// What scales by its load is up with its `least` number, which is told to it a while after it was applied; but where somebody has told it to be
+/// none, its load is not looked at.
+pub(crate) fn at_least(look: Look, workload: &Value, least: Option<i64>) -> Look {
+    let available = number(&workload["status"]["availableReplicas"]);
+    match (&look.stands, least) {
+        (Stands::Ready, Some(least)) if available < least && workload["spec"]["replicas"] != 0 => {
+            Look { stands: Stands::Waits(format!("{available} of {least} ready")), ..look }
+        }
+        _ => look,
+    }
 }
 
 /// Pods that are up, and steps that are done.
@@ -196,7 +223,7 @@ fn deadline(now: &Value) -> Option<Duration> {
 /// as it was applied.
 pub(crate) fn spec(workload: &Value, applied: &Value) -> Value {
     let mut spec = match text(&workload["kind"]) {
-        "Rollout" | "Cluster" => as_far_as(&workload["spec"], &applied["spec"]),
+        "Rollout" | "Cluster" | "ExternalSecret" => as_far_as(&workload["spec"], &applied["spec"]),
         _ => workload["spec"].clone(),
     };
     if let Some(keys) = spec.as_object_mut() {
@@ -205,11 +232,17 @@ pub(crate) fn spec(workload: &Value, applied: &Value) -> Value {
     spec
 }
 
-/// Whether it is waited for. A database that an operator brings up, and that is as it was, is in the way of nothing: an instance of it may be
-/// away for days. `before`: what was there before it was applied, where what serves asks for the same.
-pub(crate) fn is_waited_for(now: &Value, before: Option<&Value>) -> bool {
+/// Whether it is waited for. What an operator brings up, and is as it was, is in the way of nothing: an instance of a database may be away for
+/// days, and a secret that cannot be brought anew stays as it was. `before`: what was there before it was applied, where what serves asks for the
+/// same. `is_back`: what served is brought back, which no store that is away just then holds up.
+pub(crate) fn is_waited_for(now: &Value, before: Option<&Value>, is_back: bool) -> bool {
     let generation = |object: &Value| object["metadata"]["generation"].clone();
-    now["kind"] != "Cluster" || before.is_none_or(|before| generation(before) != generation(now))
+    let is_same = before.is_some_and(|before| generation(before) == generation(now));
+    match text(&now["kind"]) {
+        "Cluster" => !is_same,
+        "ExternalSecret" => !(is_same || is_back && operated::is_brought(now)),
+        _ => true,
+    }
 }
 
 /// A pod of another revision of a StatefulSet that does not come up: it is waited for, not replaced, whatever is applied.
@@ -235,7 +268,7 @@ pub(crate) fn is_alive(pod: &Value) -> bool {
 
 /// Whether it is looked at: kinds that come up by themselves after they were applied.
 pub fn comes_up(kind: &str) -> bool {
-    ["Deployment", "StatefulSet", "Job", "Rollout", "Cluster"].contains(&kind)
+    ["Deployment", "StatefulSet", "Job", "Rollout", "Cluster", "ExternalSecret"].contains(&kind)
 }
 
 fn deployment(seen: Seen<'_>) -> Stands {
@@ -408,7 +441,7 @@ fn unwell(pods: &[&Value], events: &[Value]) -> Option<String> {
     pods.iter().filter(|pod| !is_ready(pod)).find_map(|pod| event_of(events, &pod["metadata"]["uid"], "Unhealthy"))
 }
 
-fn event_of(events: &[Value], uid: &Value, reason: &str) -> Option<String> {
+pub(crate) fn event_of(events: &[Value], uid: &Value, reason: &str) -> Option<String> {
     let found = events.iter().rev().find(|event| event["involvedObject"]["uid"] == *uid && event["reason"] == reason);
     found.map(|event| text(&event["message"]).trim().to_owned())
 }
@@ -517,6 +550,24 @@ mod tests {
         assert_eq!(stands(status(2, 3, 1, 3), &pods, &[]), Stands::Waits("1 of 2 ready".to_owned()));
         let pods = [pod("new", "a", ready.clone()), pod("new", "b", ready.clone()), pod("old", "c", ready)];
         assert_eq!(stands(status(2, 3, 2, 3), &pods, &[]), Stands::Waits("1 of the release before to end".to_owned()));
+    }
+
+    #[test]
+    fn what_scales_by_its_load_is_up_with_its_least_number() {
+        let check = |status: Value, least: Option<i64>, expected: Stands| {
+            let workload = web(status);
+            let look = look(Seen { workload: &workload, sets: &[], pods: &[], events: &[] });
+            assert_eq!(at_least(look, &workload, least).stands, expected);
+        };
+        let up = || json!({ "observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2 });
+        check(up(), None, Stands::Ready);
+        check(up(), Some(2), Stands::Ready);
+        check(up(), Some(5), Stands::Waits("2 of 5 ready".to_owned()));
+        check(json!({ "observedGeneration": 1 }), Some(5), Stands::Waits("its controller to take it up".to_owned()));
+        let mut none = web(json!({ "observedGeneration": 2 }));
+        none["spec"]["replicas"] = 0.into();
+        let look = look(Seen { workload: &none, sets: &[], pods: &[], events: &[] });
+        assert_eq!(at_least(look, &none, Some(5)).stands, Stands::Ready);
     }
 
     #[test]
@@ -634,6 +685,7 @@ mod tests {
         let limit = Duration::from_secs(660);
         assert_eq!(Kind::Unschedulable.patience(limit), limit);
         assert_eq!(Kind::Image.patience(limit), Duration::from_secs(30));
+        assert_eq!(Kind::Secret.patience(limit), Duration::from_secs(120));
     }
 
     #[test]
@@ -643,6 +695,7 @@ mod tests {
             assert_eq!(look.limit(), Duration::from_secs(expected), "{workload}");
         };
         check(json!({ "kind": "StatefulSet" }), 900);
+        check(json!({ "kind": "ExternalSecret" }), 180);
         check(json!({ "kind": "Deployment", "spec": { "progressDeadlineSeconds": 600 } }), 900);
         check(json!({ "kind": "Deployment", "spec": { "progressDeadlineSeconds": 1260 } }), 1320);
         check(json!({ "kind": "Job", "spec": { "activeDeadlineSeconds": 3600 } }), 3660);
@@ -653,12 +706,24 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_an_operator_that_is_as_it_was_is_not_waited_for() {
+    fn what_an_operator_brings_up_and_is_as_it_was_is_not_waited_for() {
         let object = |kind: &str, generation: u32| json!({ "kind": kind, "metadata": { "generation": generation } });
         let check = |kind: &str, before: Option<u32>, expected: bool| {
             let before = before.map(|generation| object(kind, generation));
-            assert_eq!(is_waited_for(&object(kind, 3), before.as_ref()), expected, "{kind} {before:?}");
+            assert_eq!(is_waited_for(&object(kind, 3), before.as_ref(), false), expected, "{kind} {before:?}");
         };
+        check("ExternalSecret", Some(3), false);
+        check("ExternalSecret", Some(2), true);
+        check("ExternalSecret", None, true);
+        // On the way back a secret of which there is one is enough, and a database is not.
+        let brought = |kind: &str| {
+            let status = json!({ "syncedResourceVersion": "2-5e0" });
+            json!({ "kind": kind, "metadata": { "generation": 3 }, "status": status })
+        };
+        assert!(!is_waited_for(&brought("ExternalSecret"), None, true));
+        assert!(is_waited_for(&brought("ExternalSecret"), None, false));
+        assert!(is_waited_for(&object("ExternalSecret", 1), None, true), "it is made anew");
+        assert!(is_waited_for(&brought("Cluster"), None, true));
         check("Cluster", Some(3), false);
         check("Cluster", Some(2), true);
         check("Cluster", None, true);

@@ -1,8 +1,8 @@
-//! Workloads that an operator brings up: what its own status says of them.
+//! What an operator brings up: what its own status says of it.
 
 use serde_json::Value;
 
-use crate::look::{Kind, Seen, Stands, Trouble, condition, is_alive, is_of, is_ready, number, text, wrong};
+use crate::look::{Kind, Seen, Stands, Trouble, condition, event_of, is_alive, is_of, is_ready, number, text, wrong};
 
 /// Of the pods of a cluster of CloudNativePG, and of the jobs that make them: its name.
 pub const OF_CLUSTER: &str = "cnpg.io/cluster";
@@ -136,6 +136,31 @@ fn is_same_image(runs: &str, asked: &str) -> bool {
     runs == asked || !asked.contains('@') && runs.split_once('@').is_some_and(|(name, _)| name == asked)
 }
 
+/// An ExternalSecret, by its condition `Ready`, and by `status.syncedResourceVersion`, which begins with the generation that the secret was made of
+/// (`GetResourceVersion` of External Secrets' runtime/util). The condition says no generation: what it says against one may be of the one before, which the
+/// patience with it covers. The provider's own words are in an event alone.
+pub(crate) fn secret(seen: Seen<'_>) -> Stands {
+    let (now, status) = (seen.workload, &seen.workload["status"]);
+    let synced = status["syncedResourceVersion"].as_str().and_then(|version| version.split('-').next()?.parse().ok());
+    let is_synced = synced.is_none_or(|synced: i64| synced >= number(&now["metadata"]["generation"]));
+    if condition(status, "Ready", "True").is_some() && is_synced {
+        return Stands::Ready;
+    }
+    let conditions = status["conditions"].as_array();
+    let against = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready" && one["status"] == "False"));
+    let Some(against) = against else { return Stands::Waits("External Secrets to take it up".to_owned()) };
+    let told = event_of(seen.events, &now["metadata"]["uid"], "UpdateFailed").unwrap_or_default();
+    let (reason, message) = (text(&against["reason"]), text(&against["message"]));
+    let words = if told.contains(message) { vec![reason, &told] } else { vec![reason, message, &told] };
+    let said = words.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
+    Stands::Trouble(Trouble { kind: Kind::Secret, said, pod: None })
+}
+
+/// Whether the secret of an ExternalSecret has ever been brought: it stays as it was while it is not brought anew.
+pub(crate) fn is_brought(now: &Value) -> bool {
+    now["status"]["syncedResourceVersion"].is_string()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -191,6 +216,34 @@ mod tests {
             "metadata": { "name": "a", "uid": "a", "labels": labels, "ownerReferences": [{ "uid": owner }] },
             "status": { "containerStatuses": [{ "name": "web", "state": waiting }] },
         })
+    }
+
+    #[test]
+    fn a_secret_that_a_store_holds_stands_as_its_operator_says() {
+        let secret = |status: Value| json!({ "kind": "ExternalSecret", "metadata": { "uid": "e", "generation": 2 }, "status": status });
+        let ready = |word: &str, reason: &str, message: &str| json!([{ "type": "Ready", "status": word, "reason": reason, "message": message }]);
+        let synced = || ready("True", "SecretSynced", "secret synced");
+        let take_up = Stands::Waits("External Secrets to take it up".to_owned());
+        assert_eq!(stands(&secret(Value::Null), &[], &[]), take_up);
+        assert_eq!(
+            stands(&secret(json!({ "conditions": synced(), "syncedResourceVersion": "2-5e0" })), &[], &[]),
+            Stands::Ready
+        );
+        let older = secret(json!({ "conditions": synced(), "syncedResourceVersion": "1-5e0" }));
+        assert_eq!(stands(&older, &[], &[]), take_up, "what is said is of what it was before");
+        let message = "could not get secret data from provider";
+        let failed = secret(json!({ "conditions": ready("False", "SecretSyncedError", message) }));
+        let said = format!("SecretSyncedError: {message}");
+        assert_eq!(trouble(&failed, &[], &[]), (Kind::Secret, said.clone()));
+        let event = |uid: &str, message: &str| json!({ "involvedObject": { "uid": uid }, "reason": "UpdateFailed", "message": message });
+        let check = |events: &[Value], expected: &str| {
+            let look = look(Seen { workload: &failed, sets: &[], pods: &[], events });
+            assert_eq!(look.what, "secret ");
+            let expected = Trouble { kind: Kind::Secret, said: expected.to_owned(), pod: None };
+            assert_eq!(look.stands, Stands::Trouble(expected));
+        };
+        check(&[event("e", "no such key"), event("another", "it is sealed")], &format!("{said}: no such key"));
+        check(&[event("e", &format!("{message}: sealed"))], &format!("{said}: sealed"));
     }
 
     #[test]

@@ -46,6 +46,20 @@ pub(crate) fn is_given_back(conflicts: &[Conflict], object: &Object, releases: &
     is_scaled(object) && !conflicts.is_empty() && conflicts.iter().all(is_ours)
 }
 
+/// How many there are at least, where these say that the load says how many: as many come by themselves.
+pub(crate) fn least(object: &Object, objects: &[Object]) -> Option<i64> {
+    let (kind, name) = (&object.body["kind"], &object.body["metadata"]["name"]);
+    if !is_scaled(object) || !object.body["spec"]["replicas"].is_null() {
+        return None;
+    }
+    let mut scalers = objects.iter().filter(|one| one.body["kind"] == "HorizontalPodAutoscaler");
+    let scaler = scalers.find(|one| {
+        let target = &one.body["spec"]["scaleTargetRef"];
+        target["kind"] == *kind && target["name"] == *name
+    })?;
+    Some(scaler.body["spec"]["minReplicas"].as_i64().unwrap_or(1))
+}
+
 pub(crate) fn is_scaled(object: &Object) -> bool {
     ["Deployment", "Rollout"].contains(&text(&object.body["kind"]))
 }
@@ -78,6 +92,20 @@ mod tests {
         check(json!({}), &[(MANAGER, "Apply"), (CONTROLLER, "Update")], None);
         check(json!({}), &[("kubectl", "Apply")], None);
         check(json!({}), &[], None);
+    }
+
+    #[test]
+    fn what_scales_by_its_load_has_a_least_number() {
+        let scaler = |kind: &str| {
+            let target = json!({ "kind": kind, "name": "shop-web" });
+            let body =
+                json!({ "kind": "HorizontalPodAutoscaler", "spec": { "scaleTargetRef": target, "minReplicas": 5 } });
+            Object { stage: Stage::Workload, body }
+        };
+        assert_eq!(least(&web(json!({})), &[scaler("Deployment")]), Some(5));
+        assert_eq!(least(&web(json!({ "replicas": 2 })), &[scaler("Deployment")]), None);
+        assert_eq!(least(&web(json!({})), &[scaler("Rollout")]), None);
+        assert_eq!(least(&web(json!({})), &[]), None);
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(crate) struct Applied<'a> {
     /// Of the server's answer.
     pub(crate) spec: Value,
     pub(crate) is_waited_for: bool,
+    /// Where its load says how many there are.
+    pub(crate) least: Option<i64>,
 }
 
 /// What is known before something is applied.
@@ -88,11 +90,14 @@ pub(crate) struct Before<'a> {
     pub(crate) releases: &'a [Release],
     /// What is there of what is in nobody's way if this changes nothing of it.
     pub(crate) same: &'a There,
+    /// What served is brought back.
+    pub(crate) is_back: bool,
 }
 
 impl<'a> Before<'a> {
+    /// On a way back, or to another number.
     pub(crate) fn of(releases: &'a [Release]) -> Self {
-        Self { releases, same: &[] }
+        Self { releases, same: &[], is_back: true }
     }
 }
 
@@ -142,8 +147,12 @@ impl Rollout<'_> {
             }
             return Err(fault);
         }
+        if let Some(before) = ran_before(&objects, &there, same) {
+            let text = format!("`release.before` has run already for just this ({before}), and does not run again");
+            (self.tell)(Told::Note { service: None, text });
+        }
         let there = as_it_serves(there, &order.objects, &releases);
-        let before = Before { same: &there, ..Before::of(&releases) };
+        let before = Before { same: &there, releases: &releases, is_back: false };
         let brought = match same {
             // What ran before it has run.
             true => self.bring(&Way::Same.objects(&objects, |_| true), &take, before).await,
@@ -151,6 +160,7 @@ impl Rollout<'_> {
         };
         match brought {
             Ok(()) => {
+                self.edges(&objects, &there).await;
                 let number = release.number;
                 if !same || !history::is_settled(&releases) {
                     self.takes_over(release, releases).await?;
@@ -210,8 +220,9 @@ impl Rollout<'_> {
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut target, &releases).await?;
-        let brought = self.bring(&objects, &take, Before { same: &there, releases: &releases }).await;
+        let brought = self.bring(&objects, &take, Before { same: &there, ..Before::of(&releases) }).await;
         brought.map_err(|stop| self.stays(stop.fault, &releases))?;
+        self.edges(&objects, &there).await;
         let number = target.number;
         self.takes_over(target, releases).await?;
         Ok(Done { release: number, same: false })
@@ -386,7 +397,7 @@ impl Rollout<'_> {
         &mut self,
         objects: &'a [Object],
         take: &Take,
-        Before { releases, same }: Before<'_>,
+        Before { releases, same, is_back }: Before<'_>,
     ) -> Result<(), Stop> {
         for stage in Stage::ALL {
             self.cluster.beat().await;
@@ -413,8 +424,10 @@ impl Rollout<'_> {
                 })?;
                 if look::comes_up(&id.kind) {
                     let was = same.iter().find(|(known, _)| *known == id).map(|(_, was)| was);
-                    let (spec, is_waited_for) = (look::spec(&now, &object.body), look::is_waited_for(&now, was));
-                    applied.push(Applied { id, body: &object.body, spec, is_waited_for });
+                    let (spec, is_waited_for) =
+                        (look::spec(&now, &object.body), look::is_waited_for(&now, was, is_back));
+                    let least = replicas::least(object, objects);
+                    applied.push(Applied { id, body: &object.body, spec, is_waited_for, least });
                 }
             }
             drop(putting);
@@ -452,6 +465,14 @@ impl Rollout<'_> {
         }
         Ok(())
     }
+}
+
+/// What is to run before this, and has come to its end already: it is called by all that it is. `same`: this serves.
+fn ran_before(objects: &[Object], there: &There, same: bool) -> Option<Id> {
+    let before = objects.iter().find(|object| object.stage == Stage::Before)?.id();
+    let now = there.iter().find(|(id, _)| *id == before).map(|(_, now)| now);
+    let has_ended = now.is_some_and(|now| look::condition(&now["status"], "Complete", "True").is_some());
+    (same || has_ended).then_some(before)
 }
 
 /// What is there of what the release that serves asks for in the same words.
@@ -933,6 +954,25 @@ mod tests {
         let three = fake.object("Service", "shop-web", "3");
         fake.deploy([three]).await.unwrap();
         assert_eq!(fake.states().await.len(), 11);
+    }
+
+    #[tokio::test]
+    async fn what_ran_before_just_this_is_said_to_have_run() {
+        let mut fake = Fake::new();
+        let before = |fake: &Fake| Object { stage: Stage::Before, ..fake.object("Service", "shop-before", "1") };
+        let ran = |fake: &Fake| fake.notes.iter().filter(|note| note.contains("has run already for just this")).count();
+        let [one, two, three] = ["1", "2", "3"].map(|data| fake.object("Service", "shop-web", data));
+        let job = before(&fake);
+        fake.deploy([job.clone(), one]).await.unwrap();
+        fake.deploy([job.clone(), two]).await.unwrap();
+        assert_eq!(ran(&fake), 0, "it has begun, and nobody says that it has ended");
+        let mut ended = fake.get("services/shop-before").unwrap();
+        ended["status"]["conditions"] = json!([{ "type": "Complete", "status": "True" }]);
+        fake.put("services/shop-before", ended);
+        fake.deploy([job.clone(), three.clone()]).await.unwrap();
+        assert_eq!(ran(&fake), 1, "{:?}", fake.notes);
+        fake.deploy([job, three]).await.unwrap();
+        assert_eq!(ran(&fake), 2, "{:?}", fake.notes);
     }
 
     #[tokio::test]

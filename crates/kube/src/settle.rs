@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::cluster::AWAY;
+use crate::judge::There;
+use crate::leads;
 use crate::look::{self, Look, Seen, Stands, Trouble};
-use crate::object::Id;
+use crate::object::{Id, Object};
 use crate::refusal::Refusal;
 use crate::rollout::{Applied, Rollout, Stop, Told};
 
@@ -52,7 +55,11 @@ impl Rollout<'_> {
                         let minutes = look.limit().as_secs() / 60;
                         let message = format!("{} has been no further for {minutes} minutes", look.what);
                         let on = waits.into_iter().find(|(what, _)| *what == look.what).map(|(_, on)| on);
-                        return Err(Fault::new(FaultKind::Failed, message).caused_by(on.unwrap_or_default()).into());
+                        let fault = Fault::new(FaultKind::Failed, message);
+                        return Err(on
+                            .into_iter()
+                            .fold(fault, |fault, on| fault.caused_by(format!("it waits on {on}")))
+                            .into());
                     }
                     (self.tell)(Told::Waits(waits));
                 }
@@ -100,13 +107,13 @@ impl Rollout<'_> {
             Err(refusal) => return Err(refusal),
         };
         let mut looks = Vec::new();
-        for Applied { id, body, spec, .. } in applied {
+        for Applied { id, body, spec, least, .. } in applied {
             let path = self.cluster.path(id).unwrap_or_default();
             let Some(workload) = self.cluster.find(&path).await?.filter(|now| look::spec(now, body) == *spec) else {
                 return Ok(Sight::Changed(id.clone()));
             };
             let seen = Seen { workload: &workload, sets: &sets, pods: &pods, events: &events };
-            let mut look = look::look(seen);
+            let mut look = look::at_least(look::look(seen), &workload, *least);
             if let Some(pod) = look::stuck_before(seen) {
                 look.stands = self.makes_way(pod).await?;
             }
@@ -126,6 +133,39 @@ impl Rollout<'_> {
                 Ok(Stands::Trouble(Trouble { kind: look::Kind::InTheWay, said, pod: None }))
             }
             Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Looks for a short while whether what leads there is taken up, and says of what is not so. It is in the way of nothing: all else runs, and who
+    /// runs the edge may be another. `there`: what was there before.
+    pub(crate) async fn edges(&mut self, objects: &[Object], there: &There) {
+        let ids: Vec<Id> = objects.iter().map(Object::id).filter(|id| leads::is_looked_at(&id.kind)).collect();
+        let generation = |object: &Value| object["metadata"]["generation"].clone();
+        let began = Instant::now();
+        loop {
+            let (mut waits, mut notes) = (Vec::new(), Vec::new());
+            for id in &ids {
+                self.cluster.beat().await;
+                // Who may not look, or cannot just then, says nothing of it.
+                let Ok(Some(now)) = self.cluster.find(&self.cluster.path(id).unwrap_or_default()).await else {
+                    continue;
+                };
+                let was = there.iter().find(|(known, _)| known == id);
+                let leads = leads::leads(&now);
+                let is_same = was.is_some_and(|(_, was)| generation(was) == generation(&now));
+                if began.elapsed() < leads.patience(is_same) {
+                    waits.push((id.to_string(), leads.waits()));
+                }
+                let Some(said) = leads.said(&id.kind) else { continue };
+                let shown = self.cluster.kubectl(&format!("describe {} {}", id.kind.to_lowercase(), id.name));
+                notes.push(format!("{id}: {said} ({shown})"));
+            }
+            if waits.is_empty() {
+                notes.into_iter().for_each(|text| (self.tell)(Told::Note { service: None, text }));
+                return;
+            }
+            (self.tell)(Told::Waits(waits));
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -229,7 +269,7 @@ mod tests {
 
     fn waiting(so_far: i64, deadline: Option<u64>) -> Look {
         let (what, stands) = ("web".to_owned(), Stands::Waits("1 of 2 ready".to_owned()));
-        Look { what, stands, so_far, deadline: deadline.map(Duration::from_secs) }
+        Look { what, stands, so_far, deadline: deadline.map(Duration::from_secs), patience: Duration::from_secs(900) }
     }
 
     #[test]
@@ -244,6 +284,9 @@ mod tests {
         assert!(!at(40, in_trouble(Kind::Quota)), "it had passed");
         assert!(at(55, in_trouble(Kind::Quota)));
         assert!(at(60, in_trouble(Kind::Standards)), "no pod is let in by waiting");
+        assert!(!at(70, in_trouble(Kind::Secret)));
+        assert!(!at(189, in_trouble(Kind::Secret)), "a store that was away is asked again");
+        assert!(at(190, in_trouble(Kind::Secret)));
     }
 
     #[test]

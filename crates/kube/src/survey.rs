@@ -65,7 +65,7 @@ pub async fn survey(cluster: &mut Cluster, owner: &Owner, wanted: Wanted<'_>) ->
     let cluster = &*cluster;
     lacks.extend(rights(cluster, wanted).await?);
     lacks.extend(quotas(cluster, owner, objects).await?);
-    lacks.extend(classes(cluster, objects).await?);
+    lacks.extend(named(cluster, objects).await?);
     let scaled = lack::scaled(objects);
     if !scaled.is_empty() && !cluster.groups().await?.contains("metrics.k8s.io") {
         lacks.push(Lack::Metrics { scaled });
@@ -142,10 +142,10 @@ async fn quotas(cluster: &Cluster, owner: &Owner, objects: &[Object]) -> Result<
     }
     let query = format!("&labelSelector={}", owner.selector());
     let mut running = BTreeMap::new();
-    for kind in ["deployments", "statefulsets"] {
-        let there = match cluster.list(&cluster.of("apps/v1", kind), &query).await {
+    for (api, kind) in [("apps/v1", "deployments"), ("apps/v1", "statefulsets"), ("argoproj.io/v1alpha1", "rollouts")] {
+        let there = match cluster.list(&cluster.of(api, kind), &query).await {
             Ok(there) => there,
-            Err(refusal) if refusal.is_forbidden() => Vec::new(),
+            Err(refusal) if refusal.is_forbidden() || refusal.is_absent() => Vec::new(),
             Err(refusal) => return Err(refusal),
         };
         let count = |one: &Value| {
@@ -161,21 +161,41 @@ async fn quotas(cluster: &Cluster, owner: &Owner, objects: &[Object]) -> Result<
     Ok(lack::quotas(objects, &quotas, &running, ranges.as_ref()))
 }
 
-async fn classes(cluster: &Cluster, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
+/// What others make, and is not there. Who may not look is told nothing of it.
+async fn named(cluster: &Cluster, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
     let mut lacks = Vec::new();
-    for class in lack::classes(objects, "Ingress", &["/spec/ingressClassName"]) {
-        if is_absent(cluster, &format!("/apis/networking.k8s.io/v1/ingressclasses/{class}")).await? {
-            lacks.push(Lack::IngressClass(class));
-        }
-    }
-    let claims = lack::classes(objects, "PersistentVolumeClaim", &["/spec/storageClassName"]);
-    let sets = lack::classes(objects, "StatefulSet", &["/spec/volumeClaimTemplates/0/spec/storageClassName"]);
-    for class in claims.union(&sets) {
-        if is_absent(cluster, &format!("/apis/storage.k8s.io/v1/storageclasses/{class}")).await? {
-            lacks.push(Lack::StorageClass(class.clone()));
+    for lack in lack::named(objects) {
+        if let Some(path) = place(&lack, cluster.namespace())
+            && is_absent(cluster, &path).await?
+        {
+            lacks.push(lack);
         }
     }
     Ok(lacks)
+}
+
+/// Where that is which is looked for by its name. `namespace`: of the app.
+fn place(lack: &Lack, namespace: &str) -> Option<String> {
+    let of = |api: &str, kind: &str, name: &str| {
+        let within = if kind.starts_with("Cluster") { String::new() } else { format!("namespaces/{namespace}/") };
+        format!("/apis/{api}/{within}{}s/{name}", kind.to_lowercase())
+    };
+    match lack {
+        Lack::IngressClass(class) => Some(format!("/apis/networking.k8s.io/v1/ingressclasses/{class}")),
+        Lack::StorageClass(class) => Some(format!("/apis/storage.k8s.io/v1/storageclasses/{class}")),
+        Lack::Gateway(gateway) => {
+            let (namespace, name) = gateway.split_once('/').unwrap_or((namespace, gateway));
+            Some(format!("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways/{name}"))
+        }
+        Lack::Issuer { kind, name } => Some(of("cert-manager.io/v1", kind, name)),
+        Lack::Store { kind, name } => Some(of("external-secrets.io/v1", kind, name)),
+        Lack::Namespace(_)
+        | Lack::Kind { .. }
+        | Lack::Right { .. }
+        | Lack::Quota { .. }
+        | Lack::Limit { .. }
+        | Lack::Metrics { .. } => None,
+    }
 }
 
 async fn is_absent(cluster: &Cluster, path: &str) -> Result<bool, Refusal> {
@@ -183,5 +203,25 @@ async fn is_absent(cluster: &Cluster, path: &str) -> Result<bool, Refusal> {
         Ok(found) => Ok(found.is_none()),
         Err(refusal) if refusal.is_forbidden() => Ok(false),
         Err(refusal) => Err(refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_make_is_looked_for_where_it_is() {
+        let check = |lack: Lack, expected: Option<&str>| assert_eq!(place(&lack, "shop").as_deref(), expected);
+        let routes = "/apis/gateway.networking.k8s.io/v1/namespaces";
+        check(Lack::Gateway("infra/public".to_owned()), Some(&format!("{routes}/infra/gateways/public")));
+        check(Lack::Gateway("public".to_owned()), Some(&format!("{routes}/shop/gateways/public")));
+        let issuer = |kind: &str| Lack::Issuer { kind: kind.to_owned(), name: "letsencrypt-prod".to_owned() };
+        check(issuer("ClusterIssuer"), Some("/apis/cert-manager.io/v1/clusterissuers/letsencrypt-prod"));
+        check(issuer("Issuer"), Some("/apis/cert-manager.io/v1/namespaces/shop/issuers/letsencrypt-prod"));
+        let store = |kind: &str| Lack::Store { kind: kind.to_owned(), name: "vault".to_owned() };
+        check(store("ClusterSecretStore"), Some("/apis/external-secrets.io/v1/clustersecretstores/vault"));
+        check(store("SecretStore"), Some("/apis/external-secrets.io/v1/namespaces/shop/secretstores/vault"));
+        check(Lack::Namespace("shop".to_owned()), None);
     }
 }

@@ -10,11 +10,14 @@ use serde_json::{Value, json};
 
 use super::{Goes, Who, nowhere};
 
-fn taught() -> &'static Cluster {
+pub(super) fn taught() -> &'static Cluster {
     static ONE: LazyLock<&Cluster> = LazyLock::new(|| {
         let cluster = Cluster::shared();
         cluster.define("argo-rollouts");
         cluster.define("cloudnative-pg");
+        cluster.define("cert-manager");
+        cluster.define("external-secrets");
+        cluster.define("gateway-api");
         // What is served is listed a moment later.
         let lists = |path: &str, name: &str| cluster.admin.get(path).value.to_string().contains(name);
         wait("the kinds are listed", SOON, || {
@@ -22,6 +25,11 @@ fn taught() -> &'static Cluster {
                 ("/apis", "postgresql.cnpg.io"),
                 ("/apis/postgresql.cnpg.io/v1", "clusters"),
                 ("/apis/argoproj.io/v1alpha1", "rollouts"),
+                ("/apis", "external-secrets.io"),
+                ("/apis/external-secrets.io/v1", "externalsecrets"),
+                ("/apis", "cert-manager.io"),
+                ("/apis/cert-manager.io/v1", "certificates"),
+                ("/apis/gateway.networking.k8s.io/v1", "httproutes"),
             ];
             all.iter().all(|(path, name)| lists(path, name)).then_some(())
         });
@@ -160,4 +168,65 @@ fn what_operators_bring_up_is_waited_for_and_judged_by_their_status() {
     let releases = who.json(&["releases", "ops", "--env", "production"]);
     let why = releases["releases"][1]["rejected_because"].as_str().unwrap_or_default().to_owned();
     assert!(why.contains("RolloutAborted: Rollout aborted update to revision 2"), "{releases}");
+}
+
+const SECRET: &str = "/apis/external-secrets.io/v1/namespaces/brought/externalsecrets/vaulted-token";
+
+/// As the operator writes it of what there is now; `None`: it is brought.
+fn external_secrets(against: Option<&str>) {
+    let admin = &taught().admin;
+    let generation = admin.get(SECRET).done()["metadata"]["generation"].to_string();
+    let (word, reason) = if against.is_none() { ("True", "SecretSynced") } else { ("False", "SecretSyncedError") };
+    let ready = json!({
+        "type": "Ready", "status": word, "reason": reason, "message": against.unwrap_or("secret synced"),
+        "lastTransitionTime": "2026-01-01T10:00:00Z",
+    });
+    let mut status = json!({ "conditions": [ready] });
+    if against.is_none() {
+        status["syncedResourceVersion"] = format!("{generation}-5e0").into();
+    }
+    let status = json!({ "status": status });
+    admin.ask("PATCH", &format!("{SECRET}/status?fieldManager=external-secrets"), MERGE, &status).done();
+}
+
+#[test]
+fn what_a_store_elsewhere_holds_is_there_before_pods_read_it() {
+    let cluster = taught();
+    cluster.namespace("brought", "restricted");
+    let who = Who::at(cluster, ("admin", Some("system:masters")), "brought");
+    let folder = who.bowline.folder("vaulted");
+    let file = r#"
+        app = "vaulted"
+        [service.web]
+        run = "bin/web"
+        [env]
+        TOKEN = { secret = "token" }
+        [secret.token]
+        source = "vault:apps/vaulted"
+        [environment.production]
+        kubernetes = { secret_store = "ClusterSecretStore/vault" }
+    "#;
+    std::fs::write(folder.join("bowline.toml"), file).expect("a file of the test");
+    let image = |digit: &str| format!("web={}/acme/vaulted@sha256:{}", nowhere(), digit.repeat(64));
+    let goes = |digit: &str| {
+        Goes::start(who.command(&["deploy", path(&folder), "--env", "production", "--image", &image(digit)]))
+    };
+
+    let mut first = goes("1");
+    first.says("it has no ClusterSecretStore vault: secrets that it holds are not brought until it has");
+    first.says("secret token waits on External Secrets to take it up");
+    let deployments = || cluster.admin.get("/apis/apps/v1/namespaces/brought/deployments").done()["items"].clone();
+    assert_eq!(deployments(), json!([]), "no pod begins without what it reads");
+    external_secrets(Some("could not get secret data from provider"));
+    first.says("External Secrets does not bring it: SecretSyncedError: could not get secret data from provider");
+    external_secrets(None);
+    first.says("serves: release 1");
+    first.ends(0);
+
+    // A store that is away later on holds up nothing that reads what it has read before.
+    external_secrets(Some("the store is sealed"));
+    let mut second = goes("2");
+    second.says("secret token is not ready, and is not waited for, since nothing of it has changed");
+    second.says("serves: release 2");
+    second.ends(0);
 }
