@@ -55,7 +55,11 @@ impl Fault {
     pub fn source(mut self, error: &dyn Error) -> Self {
         let mut next = Some(error);
         while let Some(error) = next {
-            self.causes.push(error.to_string());
+            let text = error.to_string();
+            // Some tell what is behind them themselves.
+            if !self.causes.last().is_some_and(|said| said.contains(&text)) {
+                self.causes.push(text);
+            }
             next = error.source();
         }
         self
@@ -137,6 +141,27 @@ mod tests {
         let long: Vec<&[u8]> = [line.as_slice()].repeat(100).into_iter().chain([b"end".as_slice()]).collect();
         check(&long, &[&vec![b'x'; most - 3], b"end".as_slice()].concat());
         check(&[&vec![b'y'; 3 * most], b"end"], &[&vec![b'y'; most - 3], b"end".as_slice()].concat());
+    }
+
+    #[test]
+    fn what_an_error_tells_of_its_source_is_told_once() {
+        #[derive(Debug)]
+        struct Chained(&'static str, Option<Box<Chained>>);
+        impl fmt::Display for Chained {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.0)
+            }
+        }
+        impl Error for Chained {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                self.1.as_deref().map(|source| source as _)
+            }
+        }
+        let root = Chained("no such file", None);
+        let twice = Chained("cannot read x: no such file", Some(Box::new(root)));
+        let error = Chained("no settings", Some(Box::new(twice)));
+        let fault = Fault::new(FaultKind::Failed, "it does not start").source(&error);
+        assert_eq!(fault.causes, ["no settings", "cannot read x: no such file"]);
     }
 
     #[test]

@@ -192,18 +192,8 @@ impl World {
         if !["get", "judge"].contains(&verb) {
             self.changes.push(asked);
         }
-        let resource = |name: &str, kind: &str| json!({ "name": name, "kind": kind, "namespaced": true });
         match method {
-            "GET" if path == "/api/v1" => {
-                let kinds = [
-                    ("configmaps", "ConfigMap"),
-                    ("services", "Service"),
-                    ("persistentvolumeclaims", "PersistentVolumeClaim"),
-                ];
-                let mut all = kinds.map(|(name, kind)| resource(name, kind)).to_vec();
-                all.push(json!({ "name": "nodes", "kind": "Node", "namespaced": false }));
-                (200, json!({ "resources": all }))
-            }
+            "GET" if path == "/api/v1" => (200, json!({ "resources": first_kinds() })),
             "GET" if path == "/apis/postgresql.cnpg.io/v1" => {
                 (200, json!({ "resources": [resource("clusters", "Cluster")] }))
             }
@@ -253,6 +243,20 @@ impl World {
         self.objects.insert(path, object.clone());
         object
     }
+}
+
+fn resource(name: &str, kind: &str) -> Value {
+    json!({ "name": name, "kind": kind, "namespaced": true })
+}
+
+/// Of Kubernetes' first API.
+fn first_kinds() -> [Value; 4] {
+    [
+        resource("configmaps", "ConfigMap"),
+        resource("services", "Service"),
+        resource("persistentvolumeclaims", "PersistentVolumeClaim"),
+        json!({ "name": "nodes", "kind": "Node", "namespaced": false }),
+    ]
 }
 
 /// What has a generation has another one when it is told to be something else.

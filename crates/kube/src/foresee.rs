@@ -39,7 +39,7 @@ impl Rollout<'_> {
             ));
         }
         let there = self.look(&order.objects).await?;
-        self.is_no_older(&order.objects, &there)?;
+        self.is_no_older(&order.objects, &there, &releases)?;
         let objects = self.as_large(&order.objects, &there);
         let serving = history::serving(&releases);
         let same = serving.is_some_and(|serving| serving.objects == order.objects);

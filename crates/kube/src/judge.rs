@@ -9,7 +9,7 @@ use crate::disk;
 use crate::history::Release;
 use crate::major;
 use crate::object::{Id, Object};
-use crate::prune::is_foreign;
+use crate::prune::{is_foreign, is_secret};
 use crate::refusal::Refusal;
 use crate::replicas;
 use crate::rollout::{Rollout, Told};
@@ -87,15 +87,14 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// Nothing of another app or environment is taken, whatever is taken over.
-    pub(crate) fn is_free(&self, there: &There) -> Result<(), Fault> {
+    /// Nothing of another app or environment is taken, whatever is taken over. `more`: what has come of it.
+    pub(crate) fn is_free(&self, there: &There, more: &str) -> Result<(), Fault> {
         let others = there.iter().filter_map(|(id, now)| Some((id, self.owner.other_than(now)?)));
         let others: Vec<String> = others.map(|(id, whose)| format!("{id} is of {whose}")).collect();
         if others.is_empty() {
             return Ok(());
         }
-        let message =
-            format!("what {} is made of is another's in {}; nothing was applied", self.owner, self.cluster.target());
+        let message = format!("what {} is made of is another's in {}{more}", self.owner, self.cluster.target());
         let fault = others.into_iter().fold(Fault::new(FaultKind::Refused, message), Fault::caused_by);
         Err(fault.hint("one namespace has one environment of an app: say another, --to kubernetes:CONTEXT/NAMESPACE"))
     }
@@ -106,18 +105,19 @@ impl Rollout<'_> {
         self.learn(objects).await?;
         self.is_own(objects)?;
         let there = self.there(objects).await?;
-        self.is_free(&there)?;
+        self.is_free(&there, "; nothing was applied")?;
         Ok(there)
     }
 
     /// Records are read as they lie there, and who may write them may do less than who brings one back: what is applied lies in this
-    /// namespace, is labelled as this app's, and hands out no rights.
+    /// namespace, is labelled as this app's, hands out no rights and is no secret, which are made beside releases.
     pub(crate) fn is_own(&self, objects: &[Object]) -> Result<(), Fault> {
         const RIGHTS: &str = "rbac.authorization.k8s.io";
         let is_own = |object: &Object| {
             let id = object.id();
             self.owner.has(&object.body)
                 && id.group != RIGHTS
+                && !is_secret(&id)
                 && self.cluster.place(&id).is_none_or(|place| place.namespaced)
                 && object.body["metadata"]["namespace"].is_null()
         };
@@ -128,7 +128,7 @@ impl Rollout<'_> {
         }
         let message = format!("a release of {} holds what no release is made of; nothing of it is applied", self.owner);
         let fault = others.into_iter().fold(Fault::new(FaultKind::Refused, message), |fault, id| {
-            fault.caused_by(format!("{id} is not of this app in this namespace, or hands out rights"))
+            fault.caused_by(format!("{id} is not of this app in this namespace, hands out rights, or is a secret"))
         });
         Err(fault.hint(format!(
             "somebody has written into its record: {}",
@@ -137,16 +137,18 @@ impl Rollout<'_> {
     }
 
     /// No database is given a server that is older than its data: it would not start, or not read them.
-    pub(crate) fn is_no_older(&self, objects: &[Object], there: &There) -> Result<(), Fault> {
+    pub(crate) fn is_no_older(&self, objects: &[Object], there: &There, releases: &[Release]) -> Result<(), Fault> {
         let too_old = objects.iter().filter_map(|object| {
             let (id, now) = there.iter().find(|(id, _)| *id == object.id())?;
-            Some((id, major::is_too_old(object, now)?))
+            Some((id, major::is_too_old(object, now, releases)?))
         });
         let too_old: Vec<(&Id, String)> = too_old.collect();
         let Some((_, has)) = too_old.first() else { return Ok(()) };
         let message =
             format!("a database of {} would get an older server than its data are of; nothing was applied", self.owner);
-        let hint = format!("say the version of {has} in the file; data come to an older server by a dump alone");
+        let hint = format!(
+            "say the version of {has} in the file; data come to an older server by a dump alone, into a namespace that has no such database yet"
+        );
         let fault = too_old.iter().fold(Fault::new(FaultKind::Refused, message), |fault, (id, has)| {
             fault.caused_by(format!("{id} has {has}"))
         });

@@ -151,7 +151,7 @@ impl fmt::Display for Lack {
                 write!(f, "it has no {kind} {name}: hosts have no certificate until it has")
             }
             Self::Store { kind, name } => {
-                write!(f, "it has no {kind} {name}: secrets that it holds are not brought until it has")
+                write!(f, "it has no {kind} {name}: what reads a new secret of it does not come up until it has")
             }
             Self::Metrics { scaled } => {
                 write!(f, "it has no metrics server: {} keeps its least number of instances", scaled.join(" and "))
@@ -502,7 +502,7 @@ mod tests {
         check("Certificate", certificate, &[said], issuer);
         let secret = json!({ "secretStoreRef": { "kind": "SecretStore", "name": "vault" } });
         let store = "make it, or say one that `kubectl get secretstore` lists: `kubernetes.secret_store`";
-        let said = "it has no SecretStore vault: secrets that it holds are not brought until it has";
+        let said = "it has no SecretStore vault: what reads a new secret of it does not come up until it has";
         check("ExternalSecret", secret, &[said], store);
         check("Ingress", json!({}), &[], "");
         check("Service", json!({ "ingressClassName": "public" }), &[], "");

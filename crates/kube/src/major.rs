@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::history::Release;
 use crate::judge::There;
 use crate::look::component;
 use crate::object::{Id, Object};
@@ -35,7 +36,10 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn hint(&self) -> String {
-        format!("say the version of {} in the file, as {} has it", self.has, self.id)
+        match of_image(&self.has) {
+            Some(_) => format!("say the version of {} in the file, as {} has it", self.has, self.id),
+            None => format!("say it again: --image with {}, as {} has it", self.has, self.id),
+        }
     }
 }
 
@@ -64,7 +68,10 @@ fn server(object: &Object) -> Option<Server> {
         "mariadb" | "redis" => By::Minor,
         _ => return None,
     };
-    Some(Server { at: "/spec/template/spec/containers/0/image", by })
+    // A cache in memory begins anew with each server.
+    let volumes = object.body.pointer("/spec/template/spec/volumes").and_then(Value::as_array)?;
+    let is_kept = volumes.iter().any(|volume| volume["persistentVolumeClaim"].is_object());
+    is_kept.then_some(Server { at: "/spec/template/spec/containers/0/image", by })
 }
 
 /// These, each as [`kept`] has it, and which of them keep their servers.
@@ -90,8 +97,10 @@ fn kept(object: &Object, now: &Value) -> Option<(Object, String)> {
             (Some((was, _)), Some((has, _))) => has <= was && of_data(now).is_none_or(|data| data <= was),
             (Some(_), None) | (None, Some(_) | None) => false,
         },
-        // One that does not come up has written nothing that counts: it may be because it does not read what is there.
-        false => !is_up(now) || of_image(was).zip(of_image(has)).is_some_and(|(was, has)| !is_older(was, has, by)),
+        // One that has never come up has written nothing that counts: it may be because it does not read what is there.
+        false => {
+            !has_come_up(now) || of_image(was).zip(of_image(has)).is_some_and(|(was, has)| !is_older(was, has, by))
+        }
     };
     if was == has || is_read {
         return None;
@@ -102,13 +111,13 @@ fn kept(object: &Object, now: &Value) -> Option<(Object, String)> {
 }
 
 /// Whether a database would certainly be given a server that is older than its data: the image that it has.
-pub(crate) fn is_too_old(object: &Object, now: &Value) -> Option<String> {
+pub(crate) fn is_too_old(object: &Object, now: &Value, releases: &[Release]) -> Option<String> {
     let Server { at, by } = server(object)?;
     let (wanted, has) = (object.body.pointer(at)?.as_str()?, now.pointer(at)?.as_str()?);
     let (of_wanted, of_has) = (of_image(wanted)?, of_image(has)?);
     let is_older = match is_operated(&object.id()) {
         true => of_wanted.0 < of_data(now).unwrap_or(of_has.0),
-        false => is_up(now) && is_older(of_wanted, of_has, by),
+        false => is_older(of_wanted, of_has, by) && (is_up(now) || has_served(&object.id(), at, has, releases)),
     };
     is_older.then(|| has.to_owned())
 }
@@ -118,12 +127,37 @@ fn of_data(now: &Value) -> Option<u64> {
     now.pointer("/status/pgDataImageInfo/majorVersion").and_then(Value::as_u64)
 }
 
-/// Whether what a StatefulSet says of its server is so of the one that runs, and that is ready.
-fn is_up(now: &Value) -> bool {
+/// Whether the server that a StatefulSet has now has ever been ready: its controller makes the new revision the current one then.
+fn has_come_up(now: &Value) -> bool {
     let status = &now["status"];
     status["observedGeneration"] == now["metadata"]["generation"]
         && status["currentRevision"] == status["updateRevision"]
-        && status["readyReplicas"].as_u64().is_some_and(|ready| ready > 0)
+}
+
+/// Whether it is ready. Of the first one that is there, the revision is the current one from the beginning.
+fn is_up(now: &Value) -> bool {
+    has_come_up(now) && now["status"]["readyReplicas"].as_u64().is_some_and(|ready| ready > 0)
+}
+
+/// Whether a release has served with this image of it.
+fn has_served(id: &Id, at: &str, image: &str, releases: &[Release]) -> bool {
+    let served = releases.iter().filter(|release| release.served.is_some()).flat_map(|release| &release.objects);
+    let mut own = served.filter(|object| object.id().is_same(id));
+    own.any(|object| object.body.pointer(at).and_then(Value::as_str) == Some(image))
+}
+
+/// These, as they are to be said of a release whose databases have kept their servers.
+pub(crate) fn with_servers(mut objects: Vec<Object>, kept: &[Kept]) -> Vec<Object> {
+    for object in &mut objects {
+        let id = object.id();
+        let (Some(kept), Some(Server { at, .. })) = (kept.iter().find(|kept| kept.id == id), server(object)) else {
+            continue;
+        };
+        if let Some(image) = object.body.pointer_mut(at) {
+            *image = kept.has.as_str().into();
+        }
+    }
+    objects
 }
 
 type Version = (u64, Option<u64>);
@@ -151,7 +185,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::history::State;
     use crate::object::Stage;
+
+    fn release(state: State, objects: Vec<Object>) -> Release {
+        Release {
+            number: 1,
+            at: 0,
+            served: Some(1),
+            state,
+            images: std::collections::BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+            version: None,
+            protected: false,
+        }
+    }
 
     #[test]
     fn a_database_goes_back_to_no_server_that_may_be_older_than_its_data() {
@@ -186,9 +236,10 @@ mod tests {
     fn set(component: &str, image: &str) -> Object {
         let labels = json!({ "app.kubernetes.io/component": component });
         let container = json!({ "name": "server", "image": image });
+        let volume = json!({ "name": "data", "persistentVolumeClaim": { "claimName": "shop-db" } });
         let body = json!({
             "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "shop-db", "labels": labels },
-            "spec": { "template": { "spec": { "containers": [container] } } },
+            "spec": { "template": { "spec": { "containers": [container], "volumes": [volume] } } },
         });
         Object { stage: Stage::Data, body }
     }
@@ -209,7 +260,7 @@ mod tests {
                 let kept = kept(&set(component, was), &running(has, is_up));
                 assert_eq!(kept.is_some(), stays, "{component} {was} {has} {is_up}");
                 assert!(kept.is_none_or(|(kept, _)| kept == set(component, has)));
-                let found = is_too_old(&set(component, was), &running(has, is_up));
+                let found = is_too_old(&set(component, was), &running(has, is_up), &[]);
                 assert_eq!(found, (is_up && too_old).then(|| has.to_owned()), "{component} {was} {has} {is_up}");
             }
         };
@@ -226,13 +277,41 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_is_down_just_now_has_written_what_it_has_written() {
+        let (older, mut now) = (set("mariadb-db", "mariadb:10.11"), running("mariadb:11.4", true));
+        now["status"]["readyReplicas"] = 0.into();
+        assert!(kept(&older, &now).is_some());
+        // Of one that is the first, nobody knows whether it was ever up, unless a release has served with it.
+        assert_eq!(is_too_old(&older, &now, &[]), None);
+        let served = release(State::Served, vec![set("mariadb-db", "mariadb:11.4")]);
+        assert!(is_too_old(&older, &now, &[served]).is_some());
+    }
+
+    #[test]
+    fn a_cache_without_a_disk_is_given_any_server() {
+        let mut cache = set("redis-cache", "redis:7");
+        cache.body["spec"]["template"]["spec"]["volumes"][0] = json!({ "name": "data", "emptyDir": {} });
+        let now = running("redis:8", true);
+        assert!(kept(&cache, &now).is_none() && is_too_old(&cache, &now, &[]).is_none());
+    }
+
+    #[test]
+    fn what_a_release_is_said_to_be_has_the_servers_that_were_kept() {
+        let (older, other) = (set("mariadb-db", "mariadb:10.11"), set("web", "web:1"));
+        let (_, servers) = all_kept(vec![older.clone()], &[(older.id(), running("mariadb:11.4", true))]);
+        assert!(servers[0].hint().contains("mariadb:11.4 in the file"));
+        assert_eq!(with_servers(vec![older], &servers), [set("mariadb-db", "mariadb:11.4")]);
+        assert_eq!(with_servers(vec![other.clone()], &[]), [other]);
+    }
+
+    #[test]
     fn an_operators_database_is_given_no_server_that_is_older_than_its_data() {
         let check = |wanted: &str, has: &str, of_data: Option<u64>, too_old: bool| {
             let body = |image: &str| json!({ "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": { "name": "db" }, "spec": { "imageName": image } });
             let mut now = body(has);
             now["status"]["pgDataImageInfo"]["majorVersion"] = of_data.into();
             let object = Object { stage: Stage::Data, body: body(wanted) };
-            assert_eq!(is_too_old(&object, &now), too_old.then(|| has.to_owned()), "{wanted} {has} {of_data:?}");
+            assert_eq!(is_too_old(&object, &now, &[]), too_old.then(|| has.to_owned()), "{wanted} {has} {of_data:?}");
         };
         check("pg:16", "pg:17", Some(17), true);
         check("pg:16", "pg:17", None, true);

@@ -79,7 +79,7 @@ pub(crate) fn is_volume(id: &Id) -> bool {
     DATA[0] == (id.group.as_str(), id.kind.as_str())
 }
 
-fn is_secret(id: &Id) -> bool {
+pub(crate) fn is_secret(id: &Id) -> bool {
     id.group.is_empty() && id.kind == "Secret"
 }
 

@@ -125,7 +125,7 @@ impl Rollout<'_> {
         self.is_as_planned(&releases, order.planned)?;
         self.is_alone(&releases, Some(&order.objects))?;
         let there = self.look(&order.objects).await?;
-        self.is_no_older(&order.objects, &there)?;
+        self.is_no_older(&order.objects, &there, &releases)?;
         let objects = self.as_large(&order.objects, &there);
         let take = self.judge(&objects, order.take_over, &releases).await?;
         // Before there is a record that says that it is ours.
@@ -160,13 +160,13 @@ impl Rollout<'_> {
         };
         match brought {
             Ok(()) => {
-                self.edges(&objects, &there).await;
                 let number = release.number;
                 if !same || !history::is_settled(&releases) {
                     self.takes_over(release, releases).await?;
                 } else {
                     self.goes_on(&release, was_protected, &releases).await?;
                 }
+                self.edges(&objects, &there).await;
                 Ok(Done { release: number, same })
             }
             Err(stop) if stop.fault.kind == FaultKind::Unreachable => Err(stop.fault),
@@ -222,9 +222,9 @@ impl Rollout<'_> {
         self.begins(&mut target, &releases).await?;
         let brought = self.bring(&objects, &take, Before { same: &there, ..Before::of(&releases) }).await;
         brought.map_err(|stop| self.stays(stop.fault, &releases))?;
-        self.edges(&objects, &there).await;
         let number = target.number;
         self.takes_over(target, releases).await?;
+        self.edges(&objects, &there).await;
         Ok(Done { release: number, same: false })
     }
 

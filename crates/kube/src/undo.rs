@@ -119,12 +119,18 @@ impl Rollout<'_> {
                     let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
                     let back = self.command(&format!("rollback {} {}", self.owner.app, before.number));
                     let fault = fault
-                        .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message))
-                        .hint(format!("when that is mended: {back}"));
+                        .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message));
+                    let back = format!("when that is mended: {back}");
+                    let fault = fault.hint(error.hint.map_or_else(|| back.clone(), |hint| format!("{hint}; {back}")));
                     // It stays pending: what it has made is not yet taken back.
                     return self.ended(&release, fault).await;
                 }
             }
+        }
+        let mut unsaid = None;
+        if let Some(before) = before.as_ref().filter(|_| !stay.servers.is_empty()) {
+            let objects = major::with_servers(before.objects.clone(), &stay.servers);
+            unsaid = self.keep(&Release { objects, ..before.clone() }).await.err();
         }
         release.state = State::Rejected;
         known.retain(|one| one.number != number);
@@ -133,7 +139,7 @@ impl Rollout<'_> {
         let rest = self.remove(kept, &known).await;
         let rejected = self.reject_others(number, &known).await;
         self.give_up(&known, rest).await;
-        let fault = rejected.err().into_iter().fold(fault, |fault, error| fault.caused_by(error.message));
+        let fault = rejected.err().into_iter().chain(unsaid).fold(fault, |fault, error| fault.caused_by(error.message));
         let fault = fault.caused_by(taken_back(&release, before.as_ref(), (stay.is_empty(), rest)));
         let fault = match &before {
             Some(before) => self.half_back(fault, (before.number, number), &stay),
@@ -149,7 +155,7 @@ impl Rollout<'_> {
         self.learn(&objects).await?;
         self.is_own(&objects)?;
         let there = self.there(&objects).await?;
-        self.is_free(&there)?;
+        self.is_free(&there, "")?;
         let (objects, servers) = major::all_kept(self.as_large(&objects, &there), &there);
         let (mut databases, others): (Vec<Object>, Vec<Object>) =
             objects.into_iter().partition(|object| is_data(&object.id()));

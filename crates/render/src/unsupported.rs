@@ -44,6 +44,8 @@ const SHARES: &str = "Argo Rollouts is told shares of an Ingress of ingress-ngin
 const ONE_DISK: &str =
     "two releases cannot have a volume that one node at a time has: say `strategy = \"rolling\"` for this environment";
 const JUDGED: &str = "nothing in a cluster judges a release by its requests: take it out for this environment";
+const UNWATCHED: &str =
+    "nothing in a cluster judges a release by its requests: say `watch = \"0s\"` for this environment";
 const BODIES: &str =
     "nothing in front of a cluster's pods looks into bodies: `upload = \"off\"` says that the app does";
 const ANNOTATED: &str =
@@ -170,7 +172,7 @@ impl Found<'_, '_> {
         self.add(argo && stepped && held, "rollout.strategy", ONE_DISK);
         self.add(!abort.is_empty(), "rollout.abort", JUDGED);
         // Of a canary it is there without being said.
-        self.add(!watch.is_zero() && *watch != strategy.watch(), "rollout.watch", JUDGED);
+        self.add(!watch.is_zero() && *watch != strategy.watch(), "rollout.watch", UNWATCHED);
         let Some(Slo { availability, latency, notify }) = slo else { return };
         let seen = self.ctx.has(Api::Prometheus) && Seen::of(self.ctx).is_some();
         let why = "it is watched by the Prometheus Operator over requests of a route with hosts: `--api prometheus`, and `--api ingress-nginx` \
@@ -261,14 +263,15 @@ impl Found<'_, '_> {
             env: _,
         } = service;
         match origin {
-            Origin::Folder { .. } | Origin::BuildOf(_) => {}
+            Origin::Folder { .. } | Origin::BuildOf(_) => {
+                self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
+            }
             Origin::Static { .. } => self.add(true, format!("{path}.static"), FILES),
             Origin::Image(_) | Origin::Dockerfile { .. } => {
                 let why = "where the image keeps its files is not known: give it a volume with a `path`";
                 self.add(!writable.is_empty(), format!("{path}.writable"), why);
             }
         }
-        self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
         if let Some(HttpCheck { path: _, probe: Probe { interval: _, idle_interval: _, timeout: _, grace } }) = alive {
             let other = *grace != Probe::default().grace;
             self.add(

@@ -213,7 +213,7 @@ fn what_a_store_elsewhere_holds_is_there_before_pods_read_it() {
     };
 
     let mut first = goes("1");
-    first.says("it has no ClusterSecretStore vault: secrets that it holds are not brought until it has");
+    first.says("it has no ClusterSecretStore vault: what reads a new secret of it does not come up until it has");
     first.says("secret token waits on External Secrets to take it up");
     let deployments = || cluster.admin.get("/apis/apps/v1/namespaces/brought/deployments").done()["items"].clone();
     assert_eq!(deployments(), json!([]), "no pod begins without what it reads");

@@ -171,7 +171,8 @@ fn give(config: &Config, container: &Container) -> io::Result<[Stream; 2]> {
     if !place::is_memory(folder) && nix::unistd::geteuid().is_root() {
         place::mount_secrets(folder, config.uid)?;
     }
-    if !place::is_memory(folder) && !(container.hidden.is_empty() && config.secret_files.is_empty()) {
+    let has_secrets = !container.hidden.is_empty() || !config.secret_files.is_empty();
+    if has_secrets && !place::is_memory(folder) {
         let text = format!("secrets are in memory alone, and {} is on a disk", folder.display());
         return Err(io::Error::other(text));
     }

@@ -157,7 +157,9 @@ impl Found<'_> {
             env: _,
         } = service;
         match origin {
-            Origin::Folder { .. } | Origin::BuildOf(_) => {}
+            Origin::Folder { .. } | Origin::BuildOf(_) => {
+                self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
+            }
             Origin::Static { .. } => {
                 let why = "nothing of Compose serves files: let the app serve them";
                 self.add(true, format!("{path}.static"), why);
@@ -167,7 +169,6 @@ impl Found<'_> {
                 self.add(!writable.is_empty(), format!("{path}.writable"), why);
             }
         }
-        self.add(writable.iter().any(|path| is_parted(path)), format!("{path}.writable"), PARTED);
         let Scale { min, max, cpu, in_flight } = *scale;
         self.add(min != max || cpu.is_some() || in_flight.is_some(), format!("{path}.scale"), ONE_NUMBER);
     }

@@ -348,18 +348,17 @@ impl Templates<'_> {
     fn apart(&mut self, name: &str, route: &Route) -> String {
         let ctx = &self.ctx;
         let by_nginx = matches!(Edge::of(ctx.input), Edge::Ingress { nginx: true, .. });
-        let expressions: BTreeSet<String> = expressions(ctx).into_iter().map(ToString::to_string).collect();
-        if !by_nginx || expressions.is_empty() || expressions.contains(name) || route.path.as_str() == "/" {
+        let expressions = expressions(ctx);
+        let is_one = expressions.iter().any(|one| one.as_str() == name);
+        if !by_nginx || expressions.is_empty() || is_one || route.path.as_str() == "/" {
             return String::new();
         }
-        let others: Vec<(String, Route)> = expressions
-            .into_iter()
-            .filter_map(|one| Some((one.clone(), ctx.app.routes.get(one.as_str())?.clone())))
-            .collect();
+        let others = ctx.app.routes.iter().filter(|(one, _)| expressions.contains(one));
+        let others: Vec<(String, Route)> = others.map(|(one, route)| (one.to_string(), route.clone())).collect();
         let others: Vec<String> = others.iter().map(|(name, route)| self.hosts(name, route)).collect();
         let (hosts, others) = (self.hosts(name, route), others.join(" "));
         let why = format!(
-            "%s has a path of a regular expression, which that of route {name} would be there: give them hosts of their own"
+            "%s has a path of a regular expression, which that of route {name} would be there: give them hosts of their own, or render the chart with hosts that they have in common"
         );
         format!(
             "{{{{- range {hosts} }}}}{{{{- if has . (concat {others}) }}}}{{{{- fail (printf {why:?} .) }}}}{{{{- end }}}}{{{{- end -}}}}\n"

@@ -42,8 +42,11 @@ fn passed(ctx: &Ctx<'_>, out: &mut Out) {
     if guarded.is_empty() {
         return;
     }
-    let policies: Vec<String> =
-        ctx.routed.iter().map(|name| format!("NetworkPolicy/{}", ctx.named(&[name.as_str()]))).collect();
+    let open = ctx.app.services.keys().filter(|name| ctx.listens(name) && is_open(ctx, name));
+    let policies: Vec<String> = open.map(|name| format!("NetworkPolicy/{}", ctx.named(&[name.as_str()]))).collect();
+    if policies.is_empty() {
+        return;
+    }
     out.note(format!(
         "the edge alone minds {}: pods of the cluster that ask a service by its own name pass it, since {} lets them in, as it is not known here where \
          the edge's proxies run; where others share the cluster, name as `from` there who may (the proxies, the app, who scrapes), or with `deploy`, \
@@ -65,12 +68,15 @@ fn guards(route: &Route) -> Vec<&'static str> {
     all.into_iter().filter(|(_, keeps)| *keeps).map(|(key, _)| key).collect()
 }
 
-/// Its port is open to all where requests or scrapes come from outside the app, else to the app.
+/// Whether requests or scrapes come to it from outside the app.
+fn is_open(ctx: &Ctx<'_>, name: &ServiceName) -> bool {
+    ctx.routed.contains(name) || ctx.app.services.get(name).is_some_and(|service| service.metrics.is_some())
+}
+
+/// Its port is open to all where it is to be, else to the app.
 fn service(ctx: &Ctx<'_>, name: &ServiceName, out: &mut Out) {
-    let is_scraped = ctx.app.services.get(name).is_some_and(|service| service.metrics.is_some());
-    let is_open = ctx.routed.contains(name) || is_scraped;
     let rule = NetworkPolicyIngressRule {
-        from: (!is_open).then(|| vec![peer(ctx)]),
+        from: (!is_open(ctx, name)).then(|| vec![peer(ctx)]),
         ports: Some(vec![port(IntOrString::String(HTTP.to_owned()), "TCP")]),
     };
     let spec = NetworkPolicySpec {

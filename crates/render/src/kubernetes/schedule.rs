@@ -29,7 +29,8 @@ pub(crate) fn written(schedule: &Schedule) -> Option<String> {
 /// Its days by their numbers, but for what is read alike.
 fn of_week(text: &str, days: u8) -> String {
     let is_step = text.strip_prefix("*/").is_some_and(|step| step.bytes().all(|b| b.is_ascii_digit()));
-    if is_step {
+    let is_plain = !["/", "7", "-0", "-sun"].iter().any(|other| text.to_ascii_lowercase().contains(other));
+    if is_step || is_plain {
         return text.to_owned();
     }
     let days: Vec<String> = (0..7_u8).filter(|day| days & (1 << day) != 0).map(|day| day.to_string()).collect();
@@ -55,7 +56,7 @@ mod tests {
         let check = |text: &str, expected: Option<&str>| {
             assert_eq!(written(&schedule(text)).as_deref(), expected, "{text}");
         };
-        check("*/15 8-18 * * mon-fri", Some("*/15 8-18 * * 1,2,3,4,5"));
+        check("*/15 8-18 * * mon-fri", Some("*/15 8-18 * * mon-fri"));
         check("0 3 * * 7", Some("0 3 * * 0"));
         check("0 3 * * 0", Some("0 3 * * 0"));
         check("0 3 * * */2", Some("0 3 * * */2"));
@@ -66,12 +67,12 @@ mod tests {
         // Both days, of which one is any.
         check("0 3 */2 * *", Some("0 3 */2 * *"));
         check("0 3 */2 * 0-6", Some("0 3 */2 * *"));
-        check("0 3 */1 * mon", Some("0 3 * * 1"));
+        check("0 3 */1 * mon", Some("0 3 * * mon"));
         check("0 3 */2 * mon", None);
         check("0 3 1 * */2", None);
         check("0 3 */2 * */2", None);
         // Either day, of which one is any.
-        check("0 3 1 * mon", Some("0 3 1 * 1"));
+        check("0 3 1 * mon", Some("0 3 1 * mon"));
         check("0 3 1-31 * mon", Some("0 3 * * *"));
         check("0 3 1,* * mon", Some("0 3 * * *"));
         check("0 3 1 * 0-6", Some("0 3 * * *"));

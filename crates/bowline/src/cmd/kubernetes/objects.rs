@@ -83,6 +83,9 @@ pub(super) async fn objects(
         approval::is_held_still(&foreseen, &now, (&loaded.key, cluster))?;
     }
     let held = secret::held(cluster, owner, (&loaded.key, dir), (&named.needs, ends), telling).await?;
+    if approved.is_some() {
+        approval::is_held_still(&foreseen, &held.of(&foreseen), (&loaded.key, cluster))?;
+    }
     let objects = all(&rendered(loaded, Secrets::Hashed(&held.objects), &apis)?);
     // What runs before it is called by all that it is, the secrets that it reads among it.
     found.fit(cluster, runs_before(&objects, &releases))?;

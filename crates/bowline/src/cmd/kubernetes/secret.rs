@@ -320,6 +320,12 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Of these.
+    pub(super) fn of(&self, names: &BTreeMap<SecretName, String>) -> BTreeMap<SecretName, String> {
+        let those = self.objects.iter().filter(|(name, _)| names.contains_key(*name));
+        those.map(|(name, object)| (name.clone(), object.clone())).collect()
+    }
+
     /// What a plan is held to: that of one that is made is nobody's choice, and known to nobody before it is.
     pub(super) fn said(&self) -> BTreeMap<SecretName, String> {
         let said = self.objects.iter().filter(|(name, _)| !self.made.contains(*name));
