@@ -123,7 +123,7 @@ pub(crate) enum Verb {
     /// sent again for an hour. .gitignore and .bowlineignore say what stays here; .env always does. Without --to it goes to the
     /// `server` of the environment, else to the daemon of this machine. Ctrl-C leaves the release going on; --attach follows it
     /// again. To a cluster (kubernetes:CONTEXT/NAMESPACE) no folder is sent: what --image does not say is
-    /// built here and pushed to `image.push`.
+    /// built here and pushed to `image.push`. There the same deploy again follows it; --attach, --detach and --artifact are refused.
     Deploy(Deploy),
     /// What runs, and what each pending step waits on
     Status(Status),

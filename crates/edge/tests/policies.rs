@@ -5,6 +5,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -307,20 +308,34 @@ async fn a_chunked_upload_over_the_limit_is_413() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_a_kept_connection_that_dies() {
-    let address = upstream(|_, mut talk| async move {
-        // One answer per connection, which is then closed without a word.
-        if let Some(head) = talk.try_head().await {
-            let length = talk.body(&head).await.len();
-            talk.say(&ok(&length.to_string())).await;
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&closed);
+    let address = upstream(move |_, mut talk| {
+        let counted = Arc::clone(&counted);
+        async move {
+            // One answer per connection, which is then closed without a word.
+            if let Some(head) = talk.try_head().await {
+                let length = talk.body(&head).await.len();
+                talk.say(&ok(&length.to_string())).await;
+            }
+            drop(talk);
+            counted.fetch_add(1, Ordering::Release);
         }
     })
     .await;
     let mut edge = Edge::start().await;
     edge.serve(table(uploads(), address)).await;
     let body = form("a.png", PNG);
-    for _ in 0..20 {
+    for sent in 1..=20 {
         let answer = post(&edge, &body, "", true).await;
         assert_eq!((answer.status, answer.text()), (200, body.len().to_string().as_str()));
+        // What is on its way when the instance closes is lost, and no upload is sent twice: the next one comes after that.
+        let dies = async {
+            while closed.load(Ordering::Acquire) < sent {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), dies).await.unwrap();
     }
     edge.stop().await;
 }

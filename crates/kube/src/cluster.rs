@@ -73,6 +73,15 @@ struct Claim {
     path: String,
     /// When it was last said that somebody is there.
     said: Instant,
+    serves: bool,
+}
+
+/// A release that somebody has begun to bring out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    pub release: u32,
+    /// It has come to its end.
+    pub serves: bool,
 }
 
 /// A namespace, as somebody whom a context of the kubeconfig names.
@@ -442,8 +451,15 @@ impl Cluster {
     /// The same, where its record says so already: the path of that.
     pub(crate) fn claims(&mut self, owner: &Owner, number: u32) -> String {
         let path = self.core(&format!("configmaps/{}", history::name(owner, number)));
-        self.claim = Some(Claim { number, path: path.clone(), said: Instant::now() });
+        self.claim = Some(Claim { number, path: path.clone(), said: Instant::now(), serves: false });
         path
+    }
+
+    /// It is recorded as the one that serves.
+    pub(crate) fn serves(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.serves = true;
+        }
     }
 
     /// It is somebody else's, who says so.
@@ -467,11 +483,11 @@ impl Cluster {
     }
 
     /// Nobody is there any more: the next one need not wait until that is noticed. Which release it was that came out.
-    pub async fn let_go(&mut self) -> Option<u32> {
+    pub async fn let_go(&mut self) -> Option<Begun> {
         let path = self.claim.as_ref()?.path.clone();
         // It is held until that is said: who is interrupted meanwhile has applied something still.
         let _ = tokio::time::timeout(BEAT, self.merge(&path, &beating(None))).await;
-        self.claim.take().map(|claim| claim.number)
+        self.claim.take().map(|Claim { number, serves, .. }| Begun { release: number, serves })
     }
 
     /// Marks what was there before the app's first release.
@@ -619,7 +635,8 @@ mod tests {
         let let_go = tokio::time::timeout(Duration::from_millis(20), cluster.let_go()).await;
         assert!(let_go.is_err(), "who is interrupted meanwhile has begun still");
         cluster.answers = Duration::from_millis(20);
-        assert_eq!((cluster.let_go().await, cluster.let_go().await), (Some(7), None));
+        let begun = Begun { release: 7, serves: false };
+        assert_eq!((cluster.let_go().await, cluster.let_go().await), (Some(begun), None));
     }
 
     #[tokio::test]

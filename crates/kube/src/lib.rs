@@ -31,7 +31,7 @@ mod survey;
 mod undo;
 mod way;
 
-pub use cluster::{Cluster, Deletion, How, MANAGER};
+pub use cluster::{Begun, Cluster, Deletion, How, MANAGER};
 pub use exec::{End, Session};
 pub use foresee::Plan;
 pub use object::{Id, Object, Owner, Stage};

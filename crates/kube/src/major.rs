@@ -75,12 +75,12 @@ fn server(object: &Object) -> Option<Server> {
 }
 
 /// These, each as [`kept`] has it, and which of them keep their servers.
-pub(crate) fn all_kept(objects: Vec<Object>, there: &There) -> (Vec<Object>, Vec<Kept>) {
+pub(crate) fn all_kept(objects: Vec<Object>, there: &There, releases: &[Release]) -> (Vec<Object>, Vec<Kept>) {
     let mut all_kept = Vec::new();
     let all = objects.into_iter().map(|object| {
         let id = object.id();
         let now = there.iter().find(|(known, _)| *known == id);
-        let Some((object, has)) = now.and_then(|(_, now)| kept(&object, now)) else { return object };
+        let Some((object, has)) = now.and_then(|(_, now)| kept(&object, now, releases)) else { return object };
         all_kept.push(Kept { id, has });
         object
     });
@@ -89,7 +89,7 @@ pub(crate) fn all_kept(objects: Vec<Object>, there: &There) -> (Vec<Object>, Vec
 
 /// A database that is to be as it was, with the server that it has `now` where the one that it had may be older than its data, and the image
 /// of that. `None`: it may have the one that it had.
-fn kept(object: &Object, now: &Value) -> Option<(Object, String)> {
+fn kept(object: &Object, now: &Value, releases: &[Release]) -> Option<(Object, String)> {
     let Server { at, by } = server(object)?;
     let (was, has) = (object.body.pointer(at)?.as_str()?, now.pointer(at)?.as_str()?);
     let is_read = match is_operated(&object.id()) {
@@ -99,7 +99,8 @@ fn kept(object: &Object, now: &Value) -> Option<(Object, String)> {
         },
         // One that has never come up has written nothing that counts: it may be because it does not read what is there.
         false => {
-            !has_come_up(now) || of_image(was).zip(of_image(has)).is_some_and(|(was, has)| !is_older(was, has, by))
+            let is_newer = of_image(was).zip(of_image(has)).is_none_or(|(was, has)| is_older(was, has, by));
+            !is_newer || !(has_come_up(now) || has_served(&object.id(), at, has, releases))
         }
     };
     if was == has || is_read {
@@ -117,7 +118,7 @@ pub(crate) fn is_too_old(object: &Object, now: &Value, releases: &[Release]) -> 
     let (of_wanted, of_has) = (of_image(wanted)?, of_image(has)?);
     let is_older = match is_operated(&object.id()) {
         true => of_wanted.0 < of_data(now).unwrap_or(of_has.0),
-        false => is_older(of_wanted, of_has, by) && (is_up(now) || has_served(&object.id(), at, has, releases)),
+        false => is_older(of_wanted, of_has, by) && (has_come_up(now) || has_served(&object.id(), at, has, releases)),
     };
     is_older.then(|| has.to_owned())
 }
@@ -127,16 +128,14 @@ fn of_data(now: &Value) -> Option<u64> {
     now.pointer("/status/pgDataImageInfo/majorVersion").and_then(Value::as_u64)
 }
 
-/// Whether the server that a StatefulSet has now has ever been ready: its controller makes the new revision the current one then.
+/// Whether the server that a StatefulSet has now has ever been ready: its controller makes the new revision the current one then. Of the first
+/// one it is that from the beginning.
 fn has_come_up(now: &Value) -> bool {
-    let status = &now["status"];
-    status["observedGeneration"] == now["metadata"]["generation"]
-        && status["currentRevision"] == status["updateRevision"]
-}
-
-/// Whether it is ready. Of the first one that is there, the revision is the current one from the beginning.
-fn is_up(now: &Value) -> bool {
-    has_come_up(now) && now["status"]["readyReplicas"].as_u64().is_some_and(|ready| ready > 0)
+    let (metadata, status) = (&now["metadata"], &now["status"]);
+    let is_current =
+        status["observedGeneration"] == metadata["generation"] && status["currentRevision"] == status["updateRevision"];
+    let is_first = metadata["generation"].as_u64().is_none_or(|generation| generation <= 1);
+    is_current && (!is_first || status["readyReplicas"].as_u64().is_some_and(|ready| ready > 0))
 }
 
 /// Whether a release has served with this image of it.
@@ -213,7 +212,7 @@ mod tests {
             let object = Object { stage: Stage::Data, body };
             let now =
                 json!({ "spec": { "imageName": has }, "status": { "pgDataImageInfo": { "majorVersion": of_data } } });
-            let kept = kept(&object, &now);
+            let kept = kept(&object, &now, &[]);
             assert_eq!(kept.is_some(), stays, "{was} {has} {of_data:?}");
             assert!(kept.is_none_or(|(kept, image)| {
                 kept.body["spec"] == json!({ "instances": 1, "imageName": has }) && image == has
@@ -257,7 +256,7 @@ mod tests {
     fn a_server_of_ours_goes_back_unless_the_newer_one_has_come_up_on_its_data() {
         let check = |component: &str, was: &str, has: &str, [up, not_up]: [bool; 2], too_old: bool| {
             for (is_up, stays) in [(true, up), (false, not_up)] {
-                let kept = kept(&set(component, was), &running(has, is_up));
+                let kept = kept(&set(component, was), &running(has, is_up), &[]);
                 assert_eq!(kept.is_some(), stays, "{component} {was} {has} {is_up}");
                 assert!(kept.is_none_or(|(kept, _)| kept == set(component, has)));
                 let found = is_too_old(&set(component, was), &running(has, is_up), &[]);
@@ -280,11 +279,16 @@ mod tests {
     fn a_server_that_is_down_just_now_has_written_what_it_has_written() {
         let (older, mut now) = (set("mariadb-db", "mariadb:10.11"), running("mariadb:11.4", true));
         now["status"]["readyReplicas"] = 0.into();
-        assert!(kept(&older, &now).is_some());
-        // Of one that is the first, nobody knows whether it was ever up, unless a release has served with it.
-        assert_eq!(is_too_old(&older, &now, &[]), None);
-        let served = release(State::Served, vec![set("mariadb-db", "mariadb:11.4")]);
-        assert!(is_too_old(&older, &now, &[served]).is_some());
+        let check = |now: &Value, releases: &[Release], expected: bool| {
+            assert_eq!(kept(&older, now, releases).is_some(), expected, "{now}");
+            assert_eq!(is_too_old(&older, now, releases).is_some(), expected, "{now}");
+        };
+        check(&now, &[], true);
+        // Of the first one nobody knows whether it was ever up, unless a release has served with it.
+        now["metadata"]["generation"] = 1.into();
+        now["status"]["observedGeneration"] = 1.into();
+        check(&now, &[], false);
+        check(&now, &[release(State::Served, vec![set("mariadb-db", "mariadb:11.4")])], true);
     }
 
     #[test]
@@ -292,13 +296,13 @@ mod tests {
         let mut cache = set("redis-cache", "redis:7");
         cache.body["spec"]["template"]["spec"]["volumes"][0] = json!({ "name": "data", "emptyDir": {} });
         let now = running("redis:8", true);
-        assert!(kept(&cache, &now).is_none() && is_too_old(&cache, &now, &[]).is_none());
+        assert!(kept(&cache, &now, &[]).is_none() && is_too_old(&cache, &now, &[]).is_none());
     }
 
     #[test]
     fn what_a_release_is_said_to_be_has_the_servers_that_were_kept() {
         let (older, other) = (set("mariadb-db", "mariadb:10.11"), set("web", "web:1"));
-        let (_, servers) = all_kept(vec![older.clone()], &[(older.id(), running("mariadb:11.4", true))]);
+        let (_, servers) = all_kept(vec![older.clone()], &[(older.id(), running("mariadb:11.4", true))], &[]);
         assert!(servers[0].hint().contains("mariadb:11.4 in the file"));
         assert_eq!(with_servers(vec![older], &servers), [set("mariadb-db", "mariadb:11.4")]);
         assert_eq!(with_servers(vec![other.clone()], &[]), [other]);
@@ -325,6 +329,6 @@ mod tests {
     fn what_is_no_database_is_as_it_was() {
         let body = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "x" }, "spec": { "imageName": "a:1" } });
         let object = Object { stage: Stage::Data, body };
-        assert!(kept(&object, &json!({ "spec": { "imageName": "a:2" } })).is_none());
+        assert!(kept(&object, &json!({ "spec": { "imageName": "a:2" } }), &[]).is_none());
     }
 }

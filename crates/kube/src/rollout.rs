@@ -166,6 +166,7 @@ impl Rollout<'_> {
                 } else {
                     self.goes_on(&release, was_protected, &releases).await?;
                 }
+                self.cluster.serves();
                 self.edges(&objects, &there).await;
                 Ok(Done { release: number, same })
             }
@@ -213,17 +214,24 @@ impl Rollout<'_> {
             let id = object.id();
             !major::is_operated(&id) || now(&id).is_none() || way::is_changed(object, &releases)
         });
-        let (objects, servers) = major::all_kept(self.as_large(&objects, &there), &there);
+        let (objects, servers) = major::all_kept(self.as_large(&objects, &there), &there, &releases);
+        target.objects = major::with_servers(target.objects, &servers);
+        let keeps_servers = !servers.is_empty();
         for kept in servers {
             (self.tell)(Told::Note { service: None, text: format!("{kept}; {}", kept.hint()) });
         }
         // What is left as it is, is not asked for.
         let take = self.judge(&objects, take_over, &releases).await?;
         self.begins(&mut target, &releases).await?;
+        if keeps_servers {
+            // Before anything of it is applied: whatever becomes of that, nobody goes back to an older one.
+            self.keep(&target).await?;
+        }
         let brought = self.bring(&objects, &take, Before { same: &there, ..Before::of(&releases) }).await;
         brought.map_err(|stop| self.stays(stop.fault, &releases))?;
         let number = target.number;
         self.takes_over(target, releases).await?;
+        self.cluster.serves();
         self.edges(&objects, &there).await;
         Ok(Done { release: number, same: false })
     }
@@ -490,6 +498,7 @@ pub fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Begun;
     use crate::fake::Fake;
 
     fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
@@ -833,7 +842,7 @@ mod tests {
         let mut tell = |_| {};
         let mut rollout = Rollout { cluster: &mut fake.cluster, owner: &fake.owner, tell: &mut tell };
         rollout.scale(Some("shop-web"), 1, false).await.unwrap();
-        assert_eq!(fake.cluster.let_go().await, Some(1));
+        assert_eq!(fake.cluster.let_go().await, Some(Begun { release: 1, serves: false }));
     }
 
     #[tokio::test]
@@ -850,20 +859,55 @@ mod tests {
         assert_eq!(record["metadata"]["annotations"]["bowline.dev/beat"], Value::Null);
     }
 
+    fn of_version(fake: &Fake, version: &str) -> (Object, Value) {
+        let (mut asked, mut there) = database(fake, 1, true);
+        for body in [&mut asked.body, &mut there] {
+            body["spec"]["imageName"] = format!("postgresql:{version}").into();
+        }
+        (asked, there)
+    }
+
+    /// With 16 in the release that serves, and 17 of one that was cut off.
+    fn half_newer(fake: &Fake) {
+        let ((older, _), (newer, there)) = (of_version(fake, "16"), of_version(fake, "17"));
+        fake.put(DATABASE, there);
+        fake.keep(&release(1, State::Serves, vec![older, web(fake, "1")]));
+        fake.keep(&release(2, State::Pending, vec![newer]));
+    }
+
+    async fn image_on_record(fake: &Fake) -> Value {
+        let releases = fake.cluster.releases(&fake.owner).await.unwrap();
+        releases[0].objects[0].body["spec"]["imageName"].clone()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_kept_is_on_record_before_anything_is_applied() {
+        let mut fake = Fake::new();
+        half_newer(&fake);
+        fake.refuse(&format!("apply {DATABASE}"), 422);
+        fake.roll_back(Some(1)).await.unwrap_err();
+        assert_eq!(image_on_record(&fake).await, "postgresql:17");
+
+        let mut fake = Fake::new();
+        half_newer(&fake);
+        fake.refuse("apply services/shop-web", 422);
+        let three = web(&fake, "3");
+        let failed = fake.deploy([three]).await.unwrap_err();
+        assert_eq!(image_on_record(&fake).await, "postgresql:17");
+        let said = "Cluster/shop-postgres-db keeps its server, postgresql:17";
+        assert!(failed.causes.iter().any(|cause| cause.starts_with(said)), "{failed:?}");
+        assert!(failed.hint.unwrap().contains("say the version of postgresql:17 in the file"));
+        assert_eq!(fake.get(DATABASE).unwrap()["spec"]["imageName"], "postgresql:17");
+        assert_eq!(fake.get("services/shop-web").unwrap()["data"], "1");
+    }
+
     #[tokio::test]
     async fn no_database_is_given_a_server_that_is_older_than_its_data() {
         let mut fake = Fake::new();
-        let of = |fake: &Fake, version: &str| {
-            let (mut asked, mut there) = database(fake, 1, true);
-            for body in [&mut asked.body, &mut there] {
-                body["spec"]["imageName"] = format!("postgresql:{version}").into();
-            }
-            (asked, there)
-        };
-        let (newer, there) = of(&fake, "17");
+        let (newer, there) = of_version(&fake, "17");
         fake.put(DATABASE, there);
         fake.keep(&release(1, State::Serves, vec![newer]));
-        let (older, _) = of(&fake, "16");
+        let (older, _) = of_version(&fake, "16");
         for failed in [fake.deploy([older.clone()]).await.unwrap_err(), fake.plan([older]).await.unwrap_err()] {
             assert_eq!(
                 (failed.kind, &*failed.causes[0]),

@@ -116,21 +116,15 @@ impl Rollout<'_> {
             match self.put_back(before, &known).await {
                 Ok(found) => stay = found,
                 Err(error) => {
-                    let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
                     let back = self.command(&format!("rollback {} {}", self.owner.app, before.number));
-                    let fault = fault
-                        .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message));
-                    let back = format!("when that is mended: {back}");
-                    let fault = fault.hint(error.hint.map_or_else(|| back.clone(), |hint| format!("{hint}; {back}")));
+                    let failed = format!("release {} could not be put back: {}", before.number, error.message);
+                    let fault = error.causes.into_iter().fold(fault.caused_by(failed), Fault::caused_by);
+                    let fault = error.hint.into_iter().fold(fault, and_hint);
+                    let fault = and_hint(fault, format!("when that is mended: {back}"));
                     // It stays pending: what it has made is not yet taken back.
                     return self.ended(&release, fault).await;
                 }
             }
-        }
-        let mut unsaid = None;
-        if let Some(before) = before.as_ref().filter(|_| !stay.servers.is_empty()) {
-            let objects = major::with_servers(before.objects.clone(), &stay.servers);
-            unsaid = self.keep(&Release { objects, ..before.clone() }).await.err();
         }
         release.state = State::Rejected;
         known.retain(|one| one.number != number);
@@ -139,7 +133,7 @@ impl Rollout<'_> {
         let rest = self.remove(kept, &known).await;
         let rejected = self.reject_others(number, &known).await;
         self.give_up(&known, rest).await;
-        let fault = rejected.err().into_iter().chain(unsaid).fold(fault, |fault, error| fault.caused_by(error.message));
+        let fault = rejected.err().into_iter().fold(fault, |fault, error| fault.caused_by(error.message));
         let fault = fault.caused_by(taken_back(&release, before.as_ref(), (stay.is_empty(), rest)));
         let fault = match &before {
             Some(before) => self.half_back(fault, (before.number, number), &stay),
@@ -156,7 +150,12 @@ impl Rollout<'_> {
         self.is_own(&objects)?;
         let there = self.there(&objects).await?;
         self.is_free(&there, "")?;
-        let (objects, servers) = major::all_kept(self.as_large(&objects, &there), &there);
+        let (objects, servers) = major::all_kept(self.as_large(&objects, &there), &there, releases);
+        if !servers.is_empty() {
+            // Before anything of it is applied: whatever becomes of that, nobody goes back to an older one.
+            let objects = major::with_servers(before.objects.clone(), &servers);
+            self.keep(&Release { objects, ..before.clone() }).await?;
+        }
         let (mut databases, others): (Vec<Object>, Vec<Object>) =
             objects.into_iter().partition(|object| is_data(&object.id()));
         databases

@@ -240,7 +240,7 @@ fn a_secret_that_is_set_while_images_are_pushed_is_not_what_was_approved() {
         relay.before_it_is_sent(who.command(&set));
         let said = who.fails(&[&args("deploy")[..], &["--plan", &hash]].concat(), 3);
         let set =
-            "secret token of production/greeter was set, or removed, while images were pushed; nothing was applied";
+            "secret token of production/greeter was set, or removed, while images were pushed; no release was made";
         assert!(said.contains(set), "{said}");
         assert!(relay.meanwhile.lock().expect("unbroken").is_none(), "it was sent: {said}");
         assert_eq!(deployments(), 0, "{said}");

@@ -16,7 +16,7 @@ of the shapes in [the API](api.md). `up --json` prints objects told apart by `ki
 `SessionEnd`. `bench` prints the shape of [its own page](bench.md). `serve` prints one object when it is ready: `pid`, `state`,
 `http`, `https`, `admin`, and `api` where there is one; with `--install`: `unit`, `binary`, `changed`, `next`; with `--upgrade`: `version`, `was`, `pid`, `edge`,
 `changed`. `uploads` prints one when it listens: `pid`, `socket`. `deploy` prints objects told apart by `kind`: `sent`, then `step`s and `ready`, or with `--detach` `accepted`. `plan --to kubernetes`
-prints one: `app`, `env`, `target`, `hash`, `outcome` (`release`, `put_right`, `unchanged`), `release`, `serves`, `images`, `changes` (`kind`, `name`, `becomes`, `fields`), `notes`.
+prints one: `app`, `env`, `target`, `hash`, `protected`, `outcome` (`release`, `put_right`, `unchanged`), `release`, `serves`, `images`, `changes` (`kind`, `name`, `becomes`, `fields`), `notes`.
 Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` they are an object `{\"fault\": …}`.
 
 | exit code | meaning |

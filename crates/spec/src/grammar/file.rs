@@ -590,7 +590,7 @@ pub(crate) static ENVIRONMENT: TableSpec = TableSpec {
             Omitted("any"),
             "The environment that is meant: a server with another one refuses.",
         ),
-        key("server", Text(Form::Target), Omitted("`--to` is said"), "The default of `--to`."),
+        key("server", Text(Form::Target), Omitted("`--to` is said"), "Where `deploy` and `plan` go without `--to`."),
         key("kubernetes", Table(&KUBERNETES), Omitted("the cluster's defaults"), "Settings of a cluster."),
     ],
     conflicts: &[],

@@ -79,7 +79,7 @@ pub(super) fn is_held_still(
         None => Ok(()),
         Some(name) => {
             let message =
-                format!("secret {name} of {key} was set, or removed, while images were pushed; nothing was applied");
+                format!("secret {name} of {key} was set, or removed, while images were pushed; no release was made");
             let command = command(key, cluster);
             Err(Fault::new(FaultKind::Refused, message)
                 .hint(format!("look at what it would do now: {command}, with the other words of this deploy")))

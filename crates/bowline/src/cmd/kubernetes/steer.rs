@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::Rollout;
+use bowline_kube::{Begun, Rollout};
 
 use super::{Place, Telling, only_app, owner};
 use crate::args::{Rollback, Scale};
@@ -76,10 +76,13 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
 
 /// What is said to who leaves before the end. `begun`: the release, if any of it was applied. A number is said: what served before the one
 /// that serves may be another one meanwhile.
-fn left(begun: Option<u32>, again: impl FnOnce(u32) -> String) -> String {
+fn left(begun: Option<Begun>, again: impl FnOnce(u32) -> String) -> String {
     match begun {
-        Some(number) => {
-            let again = again(number);
+        Some(Begun { release, serves: true }) => {
+            format!("  interrupted: release {release} serves again; whether routes lead to it was not looked at")
+        }
+        Some(Begun { release, serves: false }) => {
+            let again = again(release);
             format!("  interrupted: what was applied goes on in the cluster; `{again}` follows it to its end")
         }
         None => "  interrupted: nothing was applied".to_owned(),
@@ -93,7 +96,9 @@ mod tests {
     #[test]
     fn whoever_leaves_is_told_the_release_that_is_gone_back_to() {
         let again = |number| format!("bowline rollback shop {number}");
-        assert!(left(Some(7), again).contains("`bowline rollback shop 7` follows it"));
+        let begun = |serves: bool| Some(Begun { release: 7, serves });
+        assert!(left(begun(true), again).contains("release 7 serves again"));
+        assert!(left(begun(false), again).contains("`bowline rollback shop 7` follows it"));
         assert!(left(None, again).contains("nothing was applied"));
     }
 }
