@@ -98,10 +98,14 @@ fn kept(object: &Object, now: &Value, releases: &[Release]) -> Option<(Object, S
             (Some(_), None) | (None, Some(_) | None) => false,
         },
         // One that has never come up has written nothing that counts: it may be because it does not read what is there.
-        false => {
-            let is_newer = of_image(was).zip(of_image(has)).is_none_or(|(was, has)| is_older(was, has, by));
-            !is_newer || !(has_come_up(now) || has_served(&object.id(), at, has, releases))
-        }
+        false => match of_image(was).zip(of_image(has)) {
+            Some((was, version)) => {
+                let has_written = || has_come_up(now) || has_served(&object.id(), at, has, releases);
+                !is_older(was, version, by) || !has_written()
+            }
+            // Which one is newer is not known: one that served long ago may not read what has been written since.
+            None => !has_come_up(now),
+        },
     };
     if was == has || is_read {
         return None;
@@ -289,6 +293,14 @@ mod tests {
         now["status"]["observedGeneration"] = 1.into();
         check(&now, &[], false);
         check(&now, &[release(State::Served, vec![set("mariadb-db", "mariadb:11.4")])], true);
+    }
+
+    #[test]
+    fn a_server_that_served_long_ago_and_does_not_come_up_is_not_kept_for_that() {
+        let served = release(State::Served, vec![set("mariadb-db", "mariadb@sha256:x")]);
+        let (was, now) = (set("mariadb-db", "mariadb@sha256:y"), |is_up: bool| running("mariadb@sha256:x", is_up));
+        assert!(kept(&was, &now(false), std::slice::from_ref(&served)).is_none());
+        assert!(kept(&was, &now(true), &[served]).is_some(), "nobody knows which one is newer");
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Rollout<'_> {
         self.begins(&mut target, &releases).await?;
         if keeps_servers {
             // Before anything of it is applied: whatever becomes of that, nobody goes back to an older one.
-            self.keep(&target).await?;
+            self.keep(&target).await.map_err(|fault| fault.caused_by("nothing was applied"))?;
         }
         let brought = self.bring(&objects, &take, Before { same: &there, ..Before::of(&releases) }).await;
         brought.map_err(|stop| self.stays(stop.fault, &releases))?;

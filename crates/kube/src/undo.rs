@@ -154,7 +154,11 @@ impl Rollout<'_> {
         if !servers.is_empty() {
             // Before anything of it is applied: whatever becomes of that, nobody goes back to an older one.
             let objects = major::with_servers(before.objects.clone(), &servers);
-            self.keep(&Release { objects, ..before.clone() }).await?;
+            let kept = self.keep(&Release { objects, ..before.clone() }).await;
+            kept.map_err(|fault| fault.caused_by("nothing of it was applied"))?;
+            for kept in &servers {
+                (self.tell)(Told::Note { service: None, text: kept.to_string() });
+            }
         }
         let (mut databases, others): (Vec<Object>, Vec<Object>) =
             objects.into_iter().partition(|object| is_data(&object.id()));
