@@ -200,18 +200,8 @@ mod tests {
         let mut database = fake.object("Cluster", "shop-postgres-db", "");
         database.body["apiVersion"] = "postgresql.cnpg.io/v1".into();
         database.stage = Stage::Data;
-        let serves = Release {
-            number: 1,
-            at: 0,
-            served: Some(1),
-            state: State::Serves,
-            images: std::collections::BTreeMap::new(),
-            why: None,
-            objects: vec![web.clone(), database],
-            beat: None,
-            version: None,
-            protected: false,
-        };
+        let begun = Release::begun(1, 0, vec![web.clone(), database]);
+        let serves = Release { served: Some(1), state: State::Serves, ..begun };
         fake.keep(&serves);
         fake.refuse("get /apis/postgresql.cnpg.io/v1", 403);
         let plan = fake.plan([web]).await.unwrap();
@@ -228,16 +218,9 @@ mod tests {
         fake.put("configmaps/shop-web-1", map.body.clone());
         fake.put("services/shop-web", web.body.clone());
         let release = |number: u32, state: State, objects: Vec<Object>| Release {
-            number,
-            at: 0,
             served: Some(u64::from(number)),
             state,
-            images: std::collections::BTreeMap::new(),
-            why: None,
-            objects,
-            beat: None,
-            version: None,
-            protected: false,
+            ..Release::begun(number, 0, objects)
         };
         fake.keep(&release(1, State::Served, vec![map]));
         for number in 2..=10 {

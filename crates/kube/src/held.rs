@@ -90,7 +90,6 @@ fn is_known(edge: Edge<'_>, releases: &[Release]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use serde_json::json;
 
@@ -99,19 +98,7 @@ mod tests {
 
     fn release(number: u32, state: State, bodies: Vec<Value>) -> Release {
         let objects = bodies.into_iter().map(|body| Object { stage: Stage::Data, body }).collect();
-        let served = Some(u64::from(number));
-        Release {
-            number,
-            at: 0,
-            served,
-            state,
-            images: BTreeMap::new(),
-            why: None,
-            objects,
-            beat: None,
-            version: None,
-            protected: false,
-        }
+        Release { state, served: Some(u64::from(number)), ..Release::begun(number, 0, objects) }
     }
 
     fn of(kind: &str, component: &str) -> Value {

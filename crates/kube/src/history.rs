@@ -81,6 +81,24 @@ pub struct Release {
     pub protected: bool,
 }
 
+impl Release {
+    /// As it is recorded first.
+    pub fn begun(number: u32, at: u64, objects: Vec<Object>) -> Self {
+        Self {
+            number,
+            at,
+            served: None,
+            state: State::Pending,
+            images: BTreeMap::new(),
+            why: None,
+            objects,
+            beat: None,
+            version: None,
+            protected: false,
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     form: u64,
@@ -241,18 +259,8 @@ pub(crate) fn after(objects: &[Object], number: u32, releases: &[Release]) -> Ve
     let was = releases.iter().find(|one| one.number == number);
     let mut all: Vec<Release> = releases.iter().filter(|one| one.number != number).cloned().collect();
     all.iter_mut().filter(|one| one.state == State::Serves).for_each(|one| one.state = State::Served);
-    all.push(Release {
-        number,
-        at: was.map_or(0, |was| was.at),
-        served: Some(u64::MAX),
-        state: State::Serves,
-        images: BTreeMap::new(),
-        why: None,
-        objects: objects.to_vec(),
-        beat: None,
-        version: None,
-        protected: false,
-    });
+    let at = was.map_or(0, |was| was.at);
+    all.push(Release { served: Some(u64::MAX), state: State::Serves, ..Release::begun(number, at, objects.to_vec()) });
     all
 }
 
@@ -276,18 +284,7 @@ mod tests {
     use crate::object::Stage;
 
     fn release(number: u32, state: State, served: Option<u64>) -> Release {
-        Release {
-            number,
-            at: 7,
-            served,
-            state,
-            images: BTreeMap::new(),
-            why: None,
-            objects: Vec::new(),
-            beat: None,
-            version: None,
-            protected: false,
-        }
+        Release { state, served, ..Release::begun(number, 7, Vec::new()) }
     }
 
     fn shop() -> Owner {

@@ -192,18 +192,7 @@ mod tests {
     use crate::object::Stage;
 
     fn release(state: State, objects: Vec<Object>) -> Release {
-        Release {
-            number: 1,
-            at: 0,
-            served: Some(1),
-            state,
-            images: std::collections::BTreeMap::new(),
-            why: None,
-            objects,
-            beat: None,
-            version: None,
-            protected: false,
-        }
+        Release { state, served: Some(1), ..Release::begun(1, 0, objects) }
     }
 
     #[test]

@@ -95,18 +95,7 @@ mod tests {
     }
 
     fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
-        Release {
-            number,
-            at: 0,
-            served: None,
-            state,
-            images: std::collections::BTreeMap::new(),
-            why: None,
-            objects,
-            beat: None,
-            version: None,
-            protected: false,
-        }
+        Release { state, ..Release::begun(number, 0, objects) }
     }
 
     fn names(ids: &[Id]) -> Vec<String> {

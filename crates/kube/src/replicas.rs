@@ -66,7 +66,6 @@ pub(crate) fn is_scaled(object: &Object) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
     use crate::history::State;
@@ -112,18 +111,8 @@ mod tests {
     fn a_number_that_the_load_said_for_an_app_is_taken_back() {
         let conflict = |field: &str, manager: &str| Conflict { field: field.to_owned(), manager: manager.to_owned() };
         let scaler = json!({ "kind": "HorizontalPodAutoscaler", "spec": { "scaleTargetRef": { "name": "shop-web" } } });
-        let release = Release {
-            number: 1,
-            at: 0,
-            served: None,
-            state: State::Serves,
-            images: BTreeMap::new(),
-            why: None,
-            objects: vec![Object { stage: Stage::Workload, body: scaler }],
-            beat: None,
-            version: None,
-            protected: false,
-        };
+        let objects = vec![Object { stage: Stage::Workload, body: scaler }];
+        let release = Release { state: State::Serves, ..Release::begun(1, 0, objects) };
         let (web, known) = (web(json!({ "replicas": 2 })), [release]);
         let check = |conflicts: &[Conflict], releases: &[Release], expected: bool| {
             assert_eq!(is_given_back(conflicts, &web, releases), expected, "{conflicts:?}");

@@ -363,16 +363,9 @@ impl Rollout<'_> {
         (self.tell)(Told::Recording);
         let number = releases.last().map_or(1, |last| last.number + 1);
         let release = Release {
-            number,
-            at: now_ms(),
-            served: None,
-            state: State::Pending,
             images: order.images.clone(),
-            why: None,
-            objects: order.objects.clone(),
-            beat: None,
-            version: None,
             protected: order.protected,
+            ..Release::begun(number, now_ms(), order.objects.clone())
         };
         let mut record = history::encode(self.owner, &release)?;
         let mut said = json!({ history::BEAT: release.at.to_string() });
@@ -503,18 +496,7 @@ mod tests {
 
     fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
         let served = (state != State::Pending).then_some(u64::from(number));
-        Release {
-            number,
-            at: 0,
-            served,
-            state,
-            images: BTreeMap::new(),
-            why: None,
-            objects,
-            beat: None,
-            version: None,
-            protected: false,
-        }
+        Release { state, served, ..Release::begun(number, 0, objects) }
     }
 
     fn at(changes: &[String], wanted: &str) -> usize {

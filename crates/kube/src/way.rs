@@ -93,7 +93,6 @@ pub(crate) fn ran_alone(this: &[Object], that: &[Object]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use serde_json::{Value, json};
 
@@ -104,18 +103,7 @@ mod tests {
     }
 
     fn release(number: u32, state: State, served: Option<u64>, objects: Vec<Object>) -> Release {
-        Release {
-            number,
-            at: 0,
-            served,
-            state,
-            images: BTreeMap::new(),
-            why: None,
-            objects,
-            beat: None,
-            version: None,
-            protected: false,
-        }
+        Release { state, served, ..Release::begun(number, 0, objects) }
     }
 
     #[test]

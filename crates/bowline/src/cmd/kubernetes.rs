@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use bowline_api::wire::{ChangeEvent, ChangePhase, ChangeStep, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName};
-use bowline_kube::{Cluster, Owner, Told, now_ms};
+use bowline_kube::{Begun, Cluster, Owner, Told, now_ms};
 use bowline_render::label;
 
 pub(super) use self::deploy::run as deploy;
@@ -76,6 +76,20 @@ fn owner(env: &str, app: &str) -> Result<(AppKey, Owner), Fault> {
     let app = AppName::new(app).map_err(|error| wrong("an app", app, &error))?;
     let owner = Owner { env: label(env.as_str()), app: label(app.as_str()) };
     Ok((AppKey { env, app }, owner))
+}
+
+/// What is said to who leaves before the end. `begun`: the release, if any of it was applied. `again`: what follows it, of its number: what served
+/// before the one that serves may be another one meanwhile.
+fn left(begun: Option<Begun>, again: impl FnOnce(u32) -> String) -> String {
+    match begun {
+        Some(Begun { release, serves: true }) => {
+            format!("  interrupted: release {release} serves; whether routes lead to it was not looked at")
+        }
+        Some(Begun { release, serves: false }) => {
+            format!("  interrupted: what was applied goes on in the cluster; {} to its end", again(release))
+        }
+        None => "  interrupted: nothing was applied".to_owned(),
+    }
 }
 
 /// The app that is meant where none is named.
@@ -174,5 +188,19 @@ impl<'u> Telling<'u> {
             (None, _) => follow::say(&self.app, self.change, &event, self.ui),
         }
         self.progress.step(&event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_leaves_is_told_the_release_that_is_gone_back_to() {
+        let again = |number| format!("`bowline rollback shop {number}` follows it");
+        let begun = |serves: bool| Some(Begun { release: 7, serves });
+        assert!(left(begun(true), again).contains("release 7 serves"));
+        assert!(left(begun(false), again).contains("`bowline rollback shop 7` follows it to its end"));
+        assert!(left(None, again).contains("nothing was applied"));
     }
 }

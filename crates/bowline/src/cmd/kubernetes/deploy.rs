@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use bowline_core::app::{App, Tls};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::{Begun, Rollout, Told};
+use bowline_kube::{Rollout, Told};
 
 use super::objects::{Asked, Come, Ends, objects};
-use super::{Place, Telling, owner};
+use super::{Place, Telling, left, owner};
 use crate::args::{Deploy, ToCluster};
 use crate::cmd::follow;
 use crate::cmd::render::Loaded;
@@ -55,16 +55,7 @@ pub(in crate::cmd) async fn run(
     };
     let begun = cluster.let_go().await;
     let Some(done) = ended.transpose()? else {
-        ui.aside(match begun {
-            Some(Begun { release, serves: true }) => {
-                format!("  interrupted: release {release} serves; whether routes lead to it was not looked at")
-            }
-            Some(Begun { serves: false, .. }) => {
-                "  interrupted: what was applied goes on in the cluster; run this again to follow it to its end"
-                    .to_owned()
-            }
-            None => "  interrupted: nothing was applied".to_owned(),
-        });
+        ui.aside(left(begun, |_| "run this again to follow it".to_owned()));
         return Ok(ExitCode::from(INTERRUPTED));
     };
     drop(telling);

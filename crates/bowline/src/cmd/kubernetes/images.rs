@@ -345,18 +345,7 @@ mod tests {
             let body =
                 json!({ "kind": "Deployment", "spec": { "template": { "spec": { "containers": [container] } } } });
             let objects = vec![Object { stage: Stage::Workload, body }];
-            Release {
-                number,
-                at: 0,
-                served: None,
-                state,
-                images: BTreeMap::new(),
-                why: None,
-                objects,
-                beat: None,
-                version: None,
-                protected: false,
-            }
+            Release { state, ..Release::begun(number, 0, objects) }
         };
         let releases = [release(1, State::Served, 1), release(2, State::Serves, 2), release(3, State::Rejected, 3)];
         let all = BTreeMap::from([1, 2, 3, 4].map(|digit| (name(&format!("web{digit}")), image(digit))));

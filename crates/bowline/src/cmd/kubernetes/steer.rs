@@ -4,9 +4,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_kube::{Begun, Rollout};
+use bowline_kube::Rollout;
 
-use super::{Place, Telling, only_app, owner};
+use super::{Place, Telling, left, only_app, owner};
 use crate::args::{Rollback, Scale};
 use crate::cmd::follow::{self, app_and_service};
 use crate::interrupts::{INTERRUPTED, Interrupts};
@@ -36,7 +36,7 @@ pub(super) async fn roll_back(args: Rollback, place: Place<'_>, ui: &Ui) -> Resu
     let begun = cluster.let_go().await;
     let Some(done) = ended.transpose()? else {
         ui.aside(left(begun, |number| {
-            format!("bowline rollback {app} {number} --env {env} --to {}", cluster.target())
+            format!("`bowline rollback {app} {number} --env {env} --to {}` follows it", cluster.target())
         }));
         return Ok(ExitCode::from(INTERRUPTED));
     };
@@ -64,7 +64,9 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     };
     let begun = cluster.let_go().await;
     let Some((name, done)) = ended.transpose()? else {
-        ui.aside(left(begun, |_| format!("bowline scale {target} {replicas} --env {env} --to {}", cluster.target())));
+        ui.aside(left(begun, |_| {
+            format!("`bowline scale {target} {replicas} --env {env} --to {}` follows it", cluster.target())
+        }));
         return Ok(ExitCode::from(INTERRUPTED));
     };
     drop(telling);
@@ -72,33 +74,4 @@ pub(super) async fn scale(args: Scale, place: Place<'_>, ui: &Ui) -> Result<Exit
     let words = format!("{} {app}.{name} has {replicas} {instances}", ui.paint(Tone::Good, "is scaled:"));
     follow::ready(&app, (done.release, &[]), words, began, ui);
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is said to who leaves before the end. `begun`: the release, if any of it was applied. A number is said: what served before the one
-/// that serves may be another one meanwhile.
-fn left(begun: Option<Begun>, again: impl FnOnce(u32) -> String) -> String {
-    match begun {
-        Some(Begun { release, serves: true }) => {
-            format!("  interrupted: release {release} serves again; whether routes lead to it was not looked at")
-        }
-        Some(Begun { release, serves: false }) => {
-            let again = again(release);
-            format!("  interrupted: what was applied goes on in the cluster; `{again}` follows it to its end")
-        }
-        None => "  interrupted: nothing was applied".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_leaves_is_told_the_release_that_is_gone_back_to() {
-        let again = |number| format!("bowline rollback shop {number}");
-        let begun = |serves: bool| Some(Begun { release: 7, serves });
-        assert!(left(begun(true), again).contains("release 7 serves again"));
-        assert!(left(begun(false), again).contains("`bowline rollback shop 7` follows it"));
-        assert!(left(None, again).contains("nothing was applied"));
-    }
 }
