@@ -64,6 +64,21 @@ fn a_command_right_after_the_kill_brings_the_daemon_back() {
     assert_eq!((bowline.edge(), only_copy(&bowline, "kill-at-once")), (edge, copy), "both went on");
 }
 
+/// While no daemon has it, the kernel may give a port of its choice to anybody.
+#[test]
+fn an_admin_port_that_somebody_else_was_given_meanwhile_gets_another_number() {
+    let (bowline, mut up, url) = serving("kill-admin");
+    let admin = |bowline: &Bowline| bowline.status()["daemon"]["admin"].as_str().expect("an address").to_owned();
+    let (daemon, copy, before) = (bowline.daemon(), only_copy(&bowline, "kill-admin"), admin(&bowline));
+    up.abandon();
+    Process { pid: daemon }.kill();
+    let theirs = wait("its port is free", SOON, || std::net::TcpListener::bind(&before).ok());
+    assert_ne!(admin(&bowline), before);
+    drop(theirs);
+    answers(&bowline, &url);
+    assert_eq!(only_copy(&bowline, "kill-admin"), copy, "the instance never noticed");
+}
+
 #[test]
 fn the_edge_dies_and_comes_back_on_the_same_ports() {
     let (bowline, _up, url) = serving("kill-edge");

@@ -82,13 +82,11 @@ impl Takes {
 }
 
 impl Claim {
-    /// `again`: after a crash, whose sockets the kernel may still be closing.
-    ///
     /// # Errors
     /// Another daemon has the state; the admin port is taken.
-    pub(crate) fn take(paths: &Paths, mode: Mode, admin: SocketAddr, again: bool) -> Result<Self, Fault> {
+    pub(crate) fn take(paths: &Paths, mode: Mode, admin: AdminPort) -> Result<Self, Fault> {
         let lock = lock(paths, mode)?;
-        Ok(Self { lock, api: api_socket(paths)?, admin: admin_port(admin, again)?, outer: Mutex::default() })
+        Ok(Self { lock, api: api_socket(paths)?, admin: admin.bind()?, outer: Mutex::default() })
     }
 
     /// Takes what an earlier binary of this process left open.
@@ -231,13 +229,30 @@ fn api_socket(paths: &Paths) -> Result<UnixListener, Fault> {
     Ok(socket)
 }
 
-/// An address that is taken is tried again for a while after a crash.
-fn admin_port(address: SocketAddr, again: bool) -> Result<TcpListener, Fault> {
-    let deadline = Instant::now() + PORT_CLOSING;
-    loop {
-        match bowline_edge::link::bind("the admin port", "--admin", address, bowline_node::listener) {
-            Err(_) if again && Instant::now() < deadline => std::thread::sleep(PORT_PAUSE),
-            bound => return bound,
+/// Where the admin port is to listen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdminPort {
+    pub(crate) address: SocketAddr,
+    /// After a crash, whose sockets the kernel may still be closing: an address that is taken is tried again for a while.
+    pub(crate) again: bool,
+    /// Its number was the kernel's choice. Between two daemons the kernel may have given it to a connection of anybody's; then another
+    /// number is as good.
+    pub(crate) any: bool,
+}
+
+impl AdminPort {
+    fn bind(self) -> Result<TcpListener, Fault> {
+        let bind = |address| bowline_edge::link::bind("the admin port", "--admin", address, bowline_node::listener);
+        let deadline = Instant::now() + PORT_CLOSING;
+        loop {
+            match bind(self.address) {
+                Err(_) if self.again && Instant::now() < deadline => std::thread::sleep(PORT_PAUSE),
+                Err(fault) if self.any => {
+                    tracing::warn!(error = %fault, causes = ?fault.causes, "the admin port gets another number");
+                    return bind(SocketAddr::new(self.address.ip(), 0));
+                }
+                bound => return bound,
+            }
         }
     }
 }
@@ -264,6 +279,17 @@ mod tests {
         assert_eq!(Takes::of(&kept), Takes { outer: true, stops: false });
         Takes::say(&kept);
         assert_eq!(Takes::of(&kept), Takes::OWN);
+    }
+
+    #[test]
+    fn a_port_that_the_kernel_chose_and_gave_away_is_another_one_then() {
+        let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = theirs.local_addr().unwrap();
+        let port = |any| AdminPort { address, again: false, any };
+        let bound = port(true).bind().unwrap().local_addr().unwrap();
+        assert!(bound.ip() == address.ip() && bound.port() != address.port(), "{bound}");
+        let fault = port(false).bind().unwrap_err();
+        assert!(fault.message.contains(&address.to_string()), "one that was said is kept to: {fault:?}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::activity;
 use crate::args::{Mode, Serve};
-use crate::claim::{Claim, Takes, unusable};
+use crate::claim::{AdminPort, Claim, Takes, unusable};
 use crate::edge::{self, Edge};
 use crate::images;
 use crate::log;
@@ -89,7 +89,8 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     // What the daemon writes is nobody else's: what others may read or search is given its mode where it is made.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let colour = matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal();
-    let settings = match paths.recorded() {
+    let recorded = paths.recorded();
+    let settings = match &recorded {
         Some(_) => Settings::of_again(args, colour),
         None => Settings::of(args, colour),
     };
@@ -100,8 +101,8 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
         None => {
             let settings = settings?;
             paths.create()?;
-            let again = paths.recorded().is_some();
-            let claim = Claim::take(paths, args.mode, settings.admin, again)?;
+            let (again, any) = (recorded.is_some(), any_admin(&settings, recorded.as_ref()));
+            let claim = Claim::take(paths, args.mode, AdminPort { address: settings.admin, again, any })?;
             (Ok(settings), claim)
         }
     };
@@ -176,7 +177,8 @@ impl Daemon<'_> {
         if args.handover.is_some() {
             tokio::spawn(reap(children()));
         }
-        let again = paths.recorded().is_some();
+        let recorded = paths.recorded();
+        let (again, any_admin) = (recorded.is_some(), any_admin(&settings, recorded.as_ref()));
         let admin_address = claim.admin_address()?;
         let edge = Edge::start(&settings, paths, exe.to_owned()).await?;
         let (http, https) = listening(edge.observed.clone(), again).await?;
@@ -189,6 +191,7 @@ impl Daemon<'_> {
             mode: args.mode,
             binary: Some(exe.to_owned()),
             args: listening.args(&settings),
+            any_admin,
         })?;
         let renewals = renewal::watch(settings.api.as_ref());
         let config = control_config(args.mode, settings, paths, claim, (http, https))?;
@@ -336,6 +339,16 @@ fn control_config(
     })
 }
 
+/// Whether the number of the admin port is the kernel's choice: now, or that of the daemon before which is said again.
+fn any_admin(settings: &Settings, recorded: Option<&Recorded>) -> bool {
+    let said_again = |recorded: &Recorded| recorded.any_admin && recorded.args.contains(&admin_word(settings.admin));
+    settings.admin.port() == 0 || recorded.is_some_and(said_again)
+}
+
+fn admin_word(address: SocketAddr) -> String {
+    format!("--admin={address}")
+}
+
 /// Where the daemon and its edge have come to listen.
 #[derive(Debug, Clone, Serialize)]
 struct Listening {
@@ -359,8 +372,9 @@ fn api_url(settings: &Settings, https: Option<SocketAddr>) -> Option<String> {
 impl Listening {
     /// A daemon that is started again must listen where clients have been told that it listens.
     fn args(&self, settings: &Settings) -> Vec<String> {
-        let listen = [("--http", Some(self.http)), ("--https", self.https), ("--admin", Some(self.admin))];
+        let listen = [("--http", Some(self.http)), ("--https", self.https)];
         let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
+        let said = said.chain([admin_word(self.admin)]);
         let proxies = settings.trusted_proxies.iter().map(|network| format!("--trusted-proxy={network}"));
         let engine = match settings.edge {
             EdgeEngine::Bowline => None,

@@ -40,6 +40,9 @@ pub(crate) struct Recorded {
     #[serde(default)]
     pub(crate) binary: Option<PathBuf>,
     pub(crate) args: Vec<String>,
+    /// Nobody asked for the number of the admin port that the words say: the kernel chose it.
+    #[serde(default)]
+    pub(crate) any_admin: bool,
 }
 
 impl Paths {
@@ -299,7 +302,14 @@ mod tests {
         let paths = Paths { state: dir.to_owned(), run: dir.join("run"), ca: dir.join("ca") };
         std::fs::create_dir_all(dir).unwrap();
         if is_live {
-            let recorded = Recorded { pid: 1, version: "1".into(), mode: Mode::Server, binary: None, args: Vec::new() };
+            let recorded = Recorded {
+                pid: 1,
+                version: "1".into(),
+                mode: Mode::Server,
+                binary: None,
+                args: Vec::new(),
+                any_admin: false,
+            };
             paths.record(&recorded).unwrap();
         }
         paths
@@ -326,7 +336,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("daemon.json.new")).unwrap();
         let recorded = |pid, words: usize| {
             let args = vec!["--http".to_owned(); words];
-            Recorded { pid, version: "1".into(), mode: Mode::Server, binary: None, args }
+            Recorded { pid, version: "1".into(), mode: Mode::Server, binary: None, args, any_admin: false }
         };
         for (pid, words) in [(4_194_304, 9), (2, 0), (12_345, 3)] {
             paths.record(&recorded(pid, words)).unwrap();

@@ -45,8 +45,8 @@ fn fault(who: &str, flag: &str, address: SocketAddr, error: &io::Error, holder_o
             .caused_by(format!("port {} is held by process {pid} ({command})", address.port()))
             .hint(format!("stop that process, or {another}")),
         None => fault
-            .caused_by(format!("port {} is held by a process that this user cannot see", address.port()))
-            .hint(format!("find it with: sudo ss -ltnp sport = :{}; or {another}", address.port())),
+            .caused_by(format!("port {} is held by another user's process, or by a connection", address.port()))
+            .hint(format!("find it with: sudo ss -tanp sport = :{}; or {another}", address.port())),
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
             assert!(fault.hint.as_ref().is_some_and(|hint| hint.contains("--http PORT")), "{fault:?}");
         };
         check(|_| Some((7, "nginx -g".to_owned())), "is held by process 7 (nginx -g)");
-        check(|_| None, "is held by a process that this user cannot see");
+        check(|_| None, "is held by another user's process, or by a connection");
     }
 
     #[test]
