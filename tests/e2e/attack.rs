@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bowline_tests::client::curl;
 use bowline_tests::machine::Process;
+use bowline_tests::port::Port;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, text, wait};
 use nix::sys::signal::{Signal, kill};
@@ -91,8 +92,8 @@ fn whatever_is_killed_and_when_one_copy_comes_back() {
     println!("BOWLINE_ATTACK_SEED={seed}");
     let mut dice = Dice(seed);
     let bowline = Bowline::new();
-    let folder = bowline.app(APP, "plain");
-    let url = Up::start(&bowline, &folder, SOON).https();
+    let (folder, ports) = (bowline.app(APP, "plain"), [Port::reserve(), Port::reserve()]);
+    let url = Up::start_on(&bowline, &folder, &ports, SOON).https();
     let end = Instant::now() + Duration::from_secs(number("BOWLINE_ATTACK_SECONDS").unwrap_or(ATTACK));
     for round in 0.. {
         if Instant::now() > end {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bowline_tests::client::{Answer, curl, target, tls_of};
 use bowline_tests::load::Load;
 use bowline_tests::machine::{Process, processes};
+use bowline_tests::port::Port;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
 use bowline_tests::wire::Wire;
@@ -409,8 +410,8 @@ fn a_full_heap_refuses_others_until_those_who_hold_it_are_cut() {
     let bowline = Bowline::new();
     let routes = "tls = \"off\"\n[route.no]\ntls = \"off\"\npath = \"/denied\"\ndeny = true\n";
     let folder = app(&bowline, "envoy-heap", routes);
-    let ports = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
-    let [http, admin] = ports.each_ref().map(|port| port.local_addr().expect("an address"));
+    let ports = [Port::reserve(), Port::reserve()];
+    let [http, admin] = ports.each_ref().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port.number)));
     let (said, log) = ([http, admin].map(|at| at.to_string()), bowline.folder("logs").join("access.log"));
     let args = ["render", "envoy", path(&folder), "--env", "local", "--endpoint", "web=127.0.0.1:9"];
     let where_to = ["--http", &said[0], "--admin", &said[1], "--access-log", path(&log)];
@@ -422,7 +423,6 @@ fn a_full_heap_refuses_others_until_those_who_hold_it_are_cut() {
     *heap = (24 << 20).into();
     let file = bowline.folder("rendered").join("envoy.json");
     std::fs::write(&file, rendered.to_string()).expect("a test's file");
-    drop(ports);
     let mut command = Command::new(envoy());
     command.args(["-c", path(&file), "--disable-hot-restart", "--log-level", "error"]);
     let _envoy = Running(command.spawn().expect("Envoy runs"));

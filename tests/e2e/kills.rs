@@ -5,6 +5,7 @@ use std::time::Duration;
 use bowline_tests::client::Connection;
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
+use bowline_tests::port::Port;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, client, wait};
 
@@ -139,7 +140,10 @@ fn daemon_and_shim_die_together() {
 
 #[test]
 fn daemon_and_edge_die_together_and_the_ports_come_back() {
-    let (bowline, _up, url) = serving("kill-front");
+    let bowline = Bowline::new();
+    let (folder, ports) = (bowline.app("kill-front", "plain"), [Port::reserve(), Port::reserve()]);
+    let up = Up::start_on(&bowline, &folder, &ports, SOON);
+    let url = up.https();
     let (daemon, edge, copy) = (bowline.daemon(), bowline.edge(), only_copy(&bowline, "kill-front"));
     Process { pid: daemon }.kill();
     Process { pid: edge }.kill();

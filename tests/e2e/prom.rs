@@ -19,10 +19,6 @@ const SEEN: Duration = Duration::from_secs(90);
 /// Who may look.
 const WATCHER: &str = "ada:lovelace";
 
-fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
-}
-
 /// A program of the packages `prometheus` and `prometheus-alertmanager`, in a folder, which must be content.
 fn check(program: &str, args: &[&str], dir: &Path) -> String {
     let output = Command::new(program).args(args).current_dir(dir).output();
@@ -167,6 +163,8 @@ struct Watched {
     up: Up,
     webhook: Webhook,
     elsewhere: Elsewhere,
+    /// Of the Prometheus and the Alertmanager.
+    _ports: [Port; 2],
     /// `https://monitoring….localhost:PORT`
     monitoring: String,
     load: Child,
@@ -179,9 +177,10 @@ impl Watched {
         let folder = bowline.folder("prom-monitoring");
         let elsewhere = Elsewhere::start(&bowline);
         let remote = elsewhere.url("/api/v1/write");
+        let ports = [Port::reserve(), Port::reserve()];
         let servers: [(&str, &[&str]); 2] = [("prometheus", &["--remote-write", &remote]), ("alertmanager", &[])];
-        for (server, more) in servers {
-            let port = free().to_string();
+        for ((server, more), port) in servers.into_iter().zip(&ports) {
+            let port = port.number.to_string();
             let added = bowline.json(&[&["add", server, path(&folder), "--port", &port][..], more].concat());
             assert_eq!((&added["app"], &added["installed"]), (&"prom-monitoring".into(), &true.into()), "{added}");
         }
@@ -198,7 +197,7 @@ impl Watched {
         let output = bowline.run(&["up", path(&folder), "--detach"]);
         assert!(output.status.success(), "{}\n{}", text(&output), logs(&bowline));
         let monitoring = up.https().replace("prom-app.", "prom-monitoring.");
-        Self { bowline, up, webhook, elsewhere, monitoring, load }
+        Self { bowline, up, webhook, elsewhere, _ports: ports, monitoring, load }
     }
 
     fn get(&self, url: &str, more: &[&str]) -> Answer {

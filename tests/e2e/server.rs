@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
+use bowline_tests::port::Port;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::{Bowline, SOON, wait};
 use nix::sys::signal::Signal;
@@ -198,16 +199,18 @@ fn the_units_hardening_takes_nothing_from_the_cage() {
 
 #[test]
 fn a_second_interrupt_ends_a_daemon_that_does_not_get_ready() {
+    let ports = [Port::reserve(), Port::reserve()];
+    let [http, https] = ports.each_ref().map(|port| format!("127.0.0.1:{}", port.number));
+    let listen = ["--http", &http, "--https", &https, "--admin", "0"];
     let bowline = Bowline::new();
-    let server = Server::start(&bowline);
-    let http = bowline.status()["edge"]["http"].as_str().expect("an address").to_owned();
+    let server = Server::start_with(&bowline, &[], &listen);
     let edge = Process { pid: bowline.edge() };
     server.end(Signal::SIGKILL);
     edge.kill();
     wait("the edge is gone", SOON, || (!edge.runs()).then_some(()));
     // After a crash an address that is taken is tried again, for a while.
     let taken = wait("its address is free", SOON, || std::net::TcpListener::bind(&http).ok());
-    let mut stuck = Server::begin(&bowline, &[], &["--http", &http, "--https", "127.0.0.1:0", "--admin", "0"]);
+    let mut stuck = Server::begin(&bowline, &[], &listen);
     let process = Process { pid: stuck.pid() };
     let interrupt = 1 << (Signal::SIGINT as u64 - 1);
     wait("it catches interrupts", SOON, || (process.signals("SigCgt")? & interrupt != 0).then_some(()));

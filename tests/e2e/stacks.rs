@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cage::nothing_is_unenforced;
 use bowline_tests::client::curl;
+use bowline_tests::port::Port;
 use bowline_tests::up::Up;
 use bowline_tests::{BUILD, Bowline, SOON, text, wait};
 
@@ -168,11 +169,11 @@ fn a_monorepo_builds_its_folders_apart_and_shares_one_build() {
     let bowline = Bowline::new();
     let folder = bowline.app("stack-monorepo", "monorepo");
     // Whoever listens on a port of its own choice finds it taken on some machine.
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-    std::fs::write(folder.join("legacy/port"), port.to_string()).expect("a test's file");
+    let held = Port::reserve();
+    let port = held.number.to_string();
+    std::fs::write(folder.join("legacy/port"), &port).expect("a test's file");
     let file = folder.join("bowline.toml");
-    let toml = std::fs::read_to_string(&file).expect("the fixture").replace("3000", &port.to_string());
+    let toml = std::fs::read_to_string(&file).expect("the fixture").replace("3000", &port);
     std::fs::write(&file, toml.replace("app = \"monorepo\"", "app = \"stack-monorepo\"")).expect("a test's file");
     let up = Up::start(&bowline, &folder, SOON);
     // Its routes are at one host; the first that is named is not that of the root.
@@ -194,6 +195,6 @@ fn a_monorepo_builds_its_folders_apart_and_shares_one_build() {
         let all = services.as_array().expect("services");
         all.iter().find(|service| service["name"] == name).unwrap_or_else(|| panic!("{name} in {services}")).clone()
     };
-    assert_eq!(of("legacy")["instances"][0]["port"], port, "it has the port that it insists on");
+    assert_eq!(of("legacy")["instances"][0]["port"], held.number, "it has the port that it insists on");
     assert!(!folder.join("api/built").exists() && !folder.join("api/var").exists(), "the folder stays as it was");
 }

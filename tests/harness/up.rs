@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Bowline;
+use crate::port::Port;
 
 /// `up` in the foreground, its output read line by line.
 #[derive(Debug)]
@@ -29,8 +30,18 @@ impl Up {
 
     /// With more arguments.
     pub fn start_with(bowline: &Bowline, dir: &Path, more: &[&str], limit: Duration) -> Self {
+        Self::begin(bowline, dir, ["0", "0"], more, limit)
+    }
+
+    /// On these ports of HTTP and HTTPS, which nobody else is given while neither daemon nor edge has them.
+    pub fn start_on(bowline: &Bowline, dir: &Path, ports: &[Port; 2], limit: Duration) -> Self {
+        let [http, https] = ports.each_ref().map(|port| port.number.to_string());
+        Self::begin(bowline, dir, [&http, &https], &[], limit)
+    }
+
+    fn begin(bowline: &Bowline, dir: &Path, [http, https]: [&str; 2], more: &[&str], limit: Duration) -> Self {
         let dir = dir.to_str().expect("paths of tests are UTF-8");
-        let mut command = bowline.command(&["up", dir, "--json", "--http", "0", "--https", "0", "--admin", "0"]);
+        let mut command = bowline.command(&["up", dir, "--json", "--http", http, "--https", https, "--admin", "0"]);
         command.args(more);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
         let stdout = child.stdout.take().expect("stdout was asked to be a pipe");

@@ -101,7 +101,7 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
         None => {
             let settings = settings?;
             paths.create()?;
-            let (again, any) = (recorded.is_some(), any_admin(&settings, recorded.as_ref()));
+            let (again, any) = (recorded.is_some(), any_admin(settings.admin, recorded.as_ref()));
             let claim = Claim::take(paths, args.mode, AdminPort { address: settings.admin, again, any })?;
             (Ok(settings), claim)
         }
@@ -178,21 +178,14 @@ impl Daemon<'_> {
             tokio::spawn(reap(children()));
         }
         let recorded = paths.recorded();
-        let (again, any_admin) = (recorded.is_some(), any_admin(&settings, recorded.as_ref()));
+        let (again, any_admin) = (recorded.is_some(), any_admin(settings.admin, recorded.as_ref()));
         let admin_address = claim.admin_address()?;
         let edge = Edge::start(&settings, paths, exe.to_owned()).await?;
         let (http, https) = listening(edge.observed.clone(), again).await?;
         let containers = containers(&settings, paths, again || args.handover.is_some()).await?;
         let node = bowline_node::spawn(NodeConfig { containers, ..node_config(&settings, paths, exe, admin_address) });
         let listening = Listening { http, https, admin: admin_address, api: api_url(&settings, https) };
-        paths.record(&Recorded {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: args.mode,
-            binary: Some(exe.to_owned()),
-            args: listening.args(&settings),
-            any_admin,
-        })?;
+        paths.record(&listening.recorded(args.mode, exe, &settings, any_admin))?;
         let renewals = renewal::watch(settings.api.as_ref());
         let config = control_config(args.mode, settings, paths, claim, (http, https))?;
         tokio::spawn(activity::tell(edge.observed.clone(), node.busy));
@@ -340,9 +333,9 @@ fn control_config(
 }
 
 /// Whether the number of the admin port is the kernel's choice: now, or that of the daemon before which is said again.
-fn any_admin(settings: &Settings, recorded: Option<&Recorded>) -> bool {
-    let said_again = |recorded: &Recorded| recorded.any_admin && recorded.args.contains(&admin_word(settings.admin));
-    settings.admin.port() == 0 || recorded.is_some_and(said_again)
+fn any_admin(admin: SocketAddr, recorded: Option<&Recorded>) -> bool {
+    let said_again = |recorded: &Recorded| recorded.any_admin && recorded.args.contains(&admin_word(admin));
+    admin.port() == 0 || recorded.is_some_and(said_again)
 }
 
 fn admin_word(address: SocketAddr) -> String {
@@ -370,6 +363,17 @@ fn api_url(settings: &Settings, https: Option<SocketAddr>) -> Option<String> {
 }
 
 impl Listening {
+    fn recorded(&self, mode: Mode, exe: &Path, settings: &Settings, any_admin: bool) -> Recorded {
+        Recorded {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode,
+            binary: Some(exe.to_owned()),
+            args: self.args(settings),
+            any_admin,
+        }
+    }
+
     /// A daemon that is started again must listen where clients have been told that it listens.
     fn args(&self, settings: &Settings) -> Vec<String> {
         let listen = [("--http", Some(self.http)), ("--https", self.https)];
@@ -520,5 +524,27 @@ fn say_to_command(readiness: &Readiness) {
     let _ = writeln!(std::io::stdout(), "{line}");
     if let Ok(null) = File::options().write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdout(null);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_the_kernel_chose_is_any_as_long_as_it_is_said_again() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let recorded = |any_admin| Recorded {
+            pid: 1,
+            version: "1".to_owned(),
+            mode: Mode::Local,
+            binary: None,
+            args: vec![admin_word(at(43_125))],
+            any_admin,
+        };
+        assert!(any_admin(at(0), None) && !any_admin(at(43_125), None));
+        assert!(any_admin(at(43_125), Some(&recorded(true))));
+        assert!(!any_admin(at(7070), Some(&recorded(true))), "somebody says another one");
+        assert!(!any_admin(at(43_125), Some(&recorded(false))), "somebody had said it");
     }
 }
